@@ -1,0 +1,128 @@
+//! Faults under load, each with a stack of its own, and a clean audit after each: nothing lost, nothing charged twice.
+
+use std::time::Duration;
+
+use cli::arguments::LoadOptions;
+use cli::audit::audit;
+use cli::load::{Progress, pay_all};
+use e2e::Platform;
+use xtask::services::Options;
+use xtask::stack::Stack;
+
+use crate::shared::ALONE;
+
+/// Orders paid under faults: some 900 payment orders.
+const ORDERS: u32 = 300;
+
+/// Pays through a stack, does harm once a part of it is under way, and audits.
+async fn survives(harm: impl FnOnce(&mut Stack) + Send + 'static) {
+    let _alone = ALONE.lock().await;
+    let platform = tokio::task::spawn_blocking(|| Platform::start(Options::default())).await.expect("it starts");
+    let connection = platform.connection();
+    let before = Progress::read(&connection).await.expect("the databases answer");
+    let paying = {
+        let connection = connection.clone();
+        tokio::spawn(async move { pay_all(&connection, &load(ORDERS), &before).await })
+    };
+    // Wait for a level, not for a time: the harm has to come in the middle.
+    let at_work = || async {
+        let progress = Progress::read(&connection).await.ok()?;
+        (progress.captured() > i64::from(ORDERS) / 4).then_some(())
+    };
+    e2e::eventually("a quarter of the orders", at_work).await;
+    let platform = tokio::task::spawn_blocking(move || {
+        let mut platform = platform;
+        harm(&mut platform.stack);
+        platform
+    });
+    let platform = platform.await.expect("the harm is done");
+    let acknowledged = paying.await.expect("no panic").expect("every order is paid");
+    assert_eq!(acknowledged.len(), ORDERS as usize);
+    let report = audit(&connection, &acknowledged, Duration::from_secs(60)).await.expect("the auditor reads");
+    if !report.clean {
+        report.show();
+        panic!("the audit found violations");
+    }
+    tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
+}
+
+fn load(orders: u32) -> LoadOptions {
+    LoadOptions { orders, seed: 3, token: "tok_random".to_owned(), concurrency: 16, report: None, patience: 90 }
+}
+
+/// SIGKILL, and a moment later a new process.
+fn kill(name: &'static str) -> impl FnOnce(&mut Stack) + Send {
+    move |stack| {
+        stack.kill(name);
+        std::thread::sleep(Duration::from_millis(500));
+        stack.start_service(name).expect("it starts again");
+    }
+}
+
+#[tokio::test]
+async fn payment_api_is_killed() {
+    survives(kill("payment-api")).await;
+}
+
+#[tokio::test]
+async fn psp_worker_is_killed() {
+    survives(kill("psp-worker")).await;
+}
+
+#[tokio::test]
+async fn ledger_svc_is_killed() {
+    survives(kill("ledger-svc")).await;
+}
+
+#[tokio::test]
+async fn balance_svc_is_killed() {
+    survives(kill("balance-svc")).await;
+}
+
+#[tokio::test]
+async fn redis_is_flushed() {
+    survives(|stack| {
+        for _ in 0..10 {
+            stack.flush_redis().expect("Redis answers");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nats_is_restarted() {
+    survives(|stack| {
+        stack.kill("nats");
+        std::thread::sleep(Duration::from_millis(500));
+        stack.start_nats().expect("NATS starts again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_crashes() {
+    survives(|stack| {
+        stack.crash_postgres();
+        std::thread::sleep(Duration::from_millis(500));
+        stack.start_postgres().expect("Postgres recovers");
+    })
+    .await;
+}
+
+/// Every call outlives its deadline: all outcomes are learnt by look-ups, while calls are still being processed.
+#[tokio::test]
+async fn a_psp_that_is_slower_than_every_deadline_charges_nobody_twice() {
+    let _alone = ALONE.lock().await;
+    let options = Options { scenario: "DEGRADED".to_owned(), ..Options::default() };
+    let platform = tokio::task::spawn_blocking(|| Platform::start(options)).await.expect("it starts");
+    let connection = platform.connection();
+    let before = Progress::read(&connection).await.expect("the databases answer");
+    let acknowledged = pay_all(&connection, &load(40), &before).await.expect("every order is paid");
+    let report = audit(&connection, &acknowledged, Duration::from_secs(60)).await.expect("the auditor reads");
+    if !report.clean {
+        report.show();
+        panic!("the audit found violations");
+    }
+    tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
+}

@@ -217,6 +217,7 @@ impl Host {
             health: health.clone(),
             relay: relay.clone(),
         };
+        let observer = operators.clone();
         let routes = routes
             .add_service(OpsServiceServer::new(operators.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ReconcileServiceServer::new(operators).max_decoding_message_size(MAX_REQUEST_BYTES));
@@ -246,6 +247,7 @@ impl Host {
                 for task in tasks {
                     intake.spawn(task);
                 }
+                intake.spawn(observer.observe(shutdown.intake.clone()));
                 intake.close();
                 Relay::new(service, pool, broker, relay).run(shutdown.relay.clone()).await;
             }

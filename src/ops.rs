@@ -1,8 +1,10 @@
 //! `ops.v1`: what every service tells its operators, and a consumer its producers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use crate::pg;
 use crate::proto::ops::v1 as wire;
 use crate::proto::ops::v1::ops_service_server::OpsService;
 use crate::proto::ops::v1::reconcile_service_server::ReconcileService;
+use crate::sweeper::{self, Hint, Round};
 use crate::wire::{timestamp, violation};
 use crate::{outbox, relay};
 
@@ -49,7 +52,23 @@ pub fn read_failed(error: sqlx::Error) -> Error {
     }
 }
 
+/// Between two looks at what waits.
+const OBSERVE: Duration = Duration::from_secs(2);
+
 impl Ops {
+    /// Keeps the metrics of what waits: messages for the relay, dead letters for an operator.
+    pub async fn observe(self, stop: CancellationToken) {
+        sweeper::run("observer", OBSERVE, Hint::default(), stop, || async {
+            let outbox = relay::status(&self.pool).await?;
+            let open = dead_letter::count_open(&self.pool).await?;
+            metrics::gauge!("florin_outbox_backlog").set(figure(outbox.backlog));
+            metrics::gauge!("florin_outbox_oldest_seconds").set(outbox.oldest_seconds);
+            metrics::gauge!("florin_dead_letters_open").set(figure(open));
+            Ok::<_, sqlx::Error>(Round::Done)
+        })
+        .await;
+    }
+
     fn consumer(&self, name: &str) -> Option<&Consumer> {
         self.consumers.iter().find(|consumer| consumer.spec.name == name)
     }
@@ -218,6 +237,11 @@ impl ReconcileService for Ops {
         let missing_event_ids = missing.into_iter().map(|id| EventId::from_uuid(id).to_string()).collect();
         Ok(Response::new(wire::FindMissingEventsResponse { missing_event_ids }))
     }
+}
+
+/// A count as metrics want it.
+fn figure(count: i64) -> f64 {
+    i32::try_from(count).map_or(f64::MAX, f64::from)
 }
 
 fn count(field: &str, found: usize, most: usize) -> Result<(), Error> {

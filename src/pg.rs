@@ -121,6 +121,11 @@ pub async fn schema_is_current(pool: &PgPool, service: &Migrator) -> Result<bool
     Ok(found.fetch_one(pool).await? >= newest)
 }
 
+/// The database holds what this version does not know: stop, never default (guarantees, rule 9).
+pub fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(error))
+}
+
 /// Asks whether Postgres answers.
 ///
 /// # Errors

@@ -36,6 +36,8 @@ const RENEW_AFTER: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_millis(100);
 /// Between two looks while a row waits behind the snapshot horizon.
 const BEHIND_HORIZON: Duration = Duration::from_millis(2);
+/// How long rows may wait behind the horizon before that is alarmed.
+const HORIZON_ALARM: Duration = Duration::from_secs(1);
 /// After trouble.
 const AFTER_TROUBLE: Duration = Duration::from_millis(250);
 /// Name of the relay among the consumers of dead letters.
@@ -62,6 +64,8 @@ pub struct Relay {
     waker: Waker,
     /// The cursor under our lease, and when the lease was last renewed.
     lease: Option<(Cursor, Instant)>,
+    /// Since when rows wait behind the horizon, without a pause.
+    behind_since: Option<Instant>,
 }
 
 /// Where the cursor stands and under which lease.
@@ -120,7 +124,7 @@ impl Relay {
     #[must_use]
     pub fn new(publisher: &'static str, pool: PgPool, broker: Broker, waker: Waker) -> Self {
         let holder = format!("{publisher}-{}-{}", std::process::id(), Uuid::now_v7());
-        Self { publisher, holder, pool, broker, waker, lease: None }
+        Self { publisher, holder, pool, broker, waker, lease: None, behind_since: None }
     }
 
     /// Publishes until `stop`, then publishes what is left and gives the lease back.
@@ -131,6 +135,7 @@ impl Relay {
             let pause = match self.look().await {
                 Ok(look) => {
                     troubled = false;
+                    self.watch_horizon(&look);
                     match look {
                         Look::Published => continue,
                         Look::BehindHorizon => BEHIND_HORIZON,
@@ -162,6 +167,23 @@ impl Relay {
         }
     }
 
+    /// A transaction that stays open holds every row behind it back, wherever in the cluster it writes.
+    fn watch_horizon(&mut self, look: &Look) {
+        if *look != Look::BehindHorizon {
+            self.behind_since = None;
+            metrics::gauge!("florin_outbox_horizon_seconds").set(0.0);
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.behind_since.get_or_insert(now);
+        metrics::gauge!("florin_outbox_horizon_seconds").set((now - since).as_secs_f64());
+        if now - since >= HORIZON_ALARM {
+            tracing::warn!(seconds = (now - since).as_secs(), "an open transaction holds the outbox back");
+            // Once a second is loud enough.
+            self.behind_since = Some(now);
+        }
+    }
+
     /// A stream that is gone is made again; what it held is sent again by the reconciler.
     async fn mend(&self, trouble: &Trouble) {
         if let Trouble::Nats(_) = trouble
@@ -180,7 +202,6 @@ impl Relay {
             },
         };
         let rows = self.read(cursor).await?;
-        metrics::gauge!("florin_outbox_read").set(u32::try_from(rows.len()).map_or(f64::MAX, f64::from));
         let unsettled = rows.iter().any(|row| !row.settled);
         let settled: Vec<Row> = rows.into_iter().take_while(|row| row.settled).collect();
         if settled.is_empty() {
@@ -360,6 +381,8 @@ pub struct Status {
     pub backlog: i64,
     /// When the oldest of them was written.
     pub oldest: Option<DateTime<Utc>>,
+    /// How many seconds ago that was; 0 when there are none.
+    pub oldest_seconds: f64,
     /// Which process leads.
     pub leader: String,
     /// Counts up with each change of leader.
@@ -374,7 +397,8 @@ pub async fn status(pool: &PgPool) -> Result<Status, sqlx::Error> {
     sqlx::query_as!(
         Status,
         r#"
-        select cursor.holder as leader, cursor.epoch, behind.backlog as "backlog!", behind.oldest as "oldest?"
+        select cursor.holder as leader, cursor.epoch, behind.backlog as "backlog!", behind.oldest as "oldest?",
+               coalesce(extract(epoch from clock_timestamp() - behind.oldest), 0)::float8 as "oldest_seconds!"
         from outbox_cursor cursor cross join lateral (
             select count(*) as backlog, min(created_at) as oldest from outbox
             where (era, xid, seq) > (cursor.era, cursor.xid, cursor.seq)

@@ -5,10 +5,12 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 
+use crate::account::{Account, MalformedCode};
 use crate::error::{Reason, Violation};
 use crate::id::IdError;
 use crate::money::{Currency, MAX_MINOR_UNITS, Money};
 use crate::proto::common::v1 as common;
+use crate::proto::payment::v1 as payment;
 
 /// The longest id of a caller's own.
 const MAX_ID: usize = 64;
@@ -49,6 +51,39 @@ pub fn trusted_money(value: Option<&common::Money>) -> Result<Money, String> {
     let money = value.ok_or("the amount is missing")?;
     let currency = Currency::from_str(&money.currency_code).map_err(|error| error.to_string())?;
     Ok(Money::new(currency, money.minor_units))
+}
+
+/// Why a charge failed, for the contracts: `reason` is a name of `FailureReason` without its prefix. One table says who
+/// can do something about each.
+#[must_use]
+pub fn failure(reason: &str, psp_code: &str, message: &str) -> payment::Failure {
+    use payment::{FailureCategory as Category, FailureReason as Why};
+    let reason = Why::from_str_name(&format!("FAILURE_REASON_{reason}")).unwrap_or(Why::Unspecified);
+    let (category, retryable) = match reason {
+        Why::Declined | Why::InsufficientFunds => (Category::Buyer, true),
+        Why::Expired | Why::SuspectedFraud | Why::InvalidToken => (Category::Buyer, false),
+        Why::ProcessingError | Why::PspUnavailable => (Category::Psp, true),
+        Why::RequestRefused => (Category::Merchant, false),
+        Why::Unspecified => (Category::Unspecified, false),
+    };
+    payment::Failure {
+        reason: reason.into(),
+        category: category.into(),
+        retryable,
+        psp_code: psp_code.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// A caller's account code.
+///
+/// # Errors
+/// It is empty or malformed.
+pub fn account(field: &str, code: &str) -> Result<Account, Violation> {
+    if code.is_empty() {
+        return Err(violation(field, Reason::FieldRequired, "is required"));
+    }
+    code.parse().map_err(|error: MalformedCode| violation(field, Reason::AccountCodeMalformed, error.to_string()))
 }
 
 /// A mistake in a field.

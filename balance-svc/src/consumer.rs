@@ -10,7 +10,7 @@ use florin::proto::balance::v1::BalancesChanged;
 use florin::proto::ledger::v1::EntriesRecorded;
 use florin::stream::ConsumerSpec;
 
-use crate::balance::Cached;
+use crate::cached::Cached;
 use crate::store::{EntryOf, Store};
 use crate::wire;
 

@@ -1,6 +1,7 @@
 //! balance-svc folds the journal into balances, and answers them.
 
 pub mod balance;
+pub mod cached;
 pub mod config;
 pub mod consumer;
 pub mod error;
@@ -18,7 +19,7 @@ use florin::server::MAX_REQUEST_BYTES;
 use sqlx::migrate::Migrator;
 use tonic::service::Routes;
 
-use crate::balance::Cached;
+use crate::cached::Cached;
 use crate::config::Config;
 use crate::consumer::Entries;
 use crate::service::Balances;

@@ -11,7 +11,8 @@ use florin::proto::ledger::v1::ListJournalEntriesRequest;
 use florin::proto::ledger::v1::ledger_service_client::LedgerServiceClient;
 use uuid::Uuid;
 
-use crate::balance::{Cached, Owned, Totals, fold};
+use crate::balance::{Owned, Totals, fold};
+use crate::cached::Cached;
 use crate::config::Config;
 use crate::store::{EntryOf, Store};
 use crate::{SERVICE, wire};

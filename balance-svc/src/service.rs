@@ -15,7 +15,8 @@ use florin::proto::balance::v1::balance_service_server::BalanceService;
 use florin::wire as platform;
 use tonic::{Request, Response, Status};
 
-use crate::balance::{AsOf, Cached, Owned, Totals};
+use crate::balance::{AsOf, Owned, Totals};
+use crate::cached::Cached;
 use crate::error::{entry_not_applied, version_not_reached};
 use crate::store::Store;
 use crate::wire;
@@ -114,7 +115,7 @@ impl BalanceService for Balances {
         let proto::GetBalanceRequest { account_code, min_version, after_journal_entry_id, strong } =
             request.into_inner();
         let mut violations = Violations::default();
-        let account = violations.take(wire::account("account_code", &account_code));
+        let account = violations.take(platform::account("account_code", &account_code));
         let after = violations
             .take(platform::filter_id::<JournalEntryId>("after_journal_entry_id", &after_journal_entry_id))
             .flatten();
@@ -146,7 +147,7 @@ impl BalanceService for Balances {
         let accounts: Vec<Owned> = account_codes
             .iter()
             .enumerate()
-            .filter_map(|(index, code)| violations.take(wire::account(&format!("account_codes[{index}]"), code)))
+            .filter_map(|(index, code)| violations.take(platform::account(&format!("account_codes[{index}]"), code)))
             .map(|account| (call.merchant.clone(), account))
             .collect();
         violations.finish()?;

@@ -39,14 +39,10 @@ struct TotalsRow {
     at: DateTime<Utc>,
 }
 
-fn unknown(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::Decode(Box::new(error))
-}
-
 impl TotalsRow {
     fn into_balance(self) -> Result<(Owned, AsOf), sqlx::Error> {
-        let account_type: AccountType = self.account_type.parse().map_err(unknown)?;
-        let account = Account::new(account_type, self.entity, self.currency.parse().map_err(unknown)?);
+        let account_type: AccountType = self.account_type.parse().map_err(pg::undecodable)?;
+        let account = Account::new(account_type, self.entity, self.currency.parse().map_err(pg::undecodable)?);
         let totals = Totals { debits: self.debits, credits: self.credits, version: self.version };
         Ok(((self.merchant_id, account), AsOf { totals, at: self.at }))
     }

@@ -1,14 +1,14 @@
 //! Between the domain and the contracts.
 
-use florin::account::{Account, MalformedCode};
-use florin::error::{Error, Reason, Violation};
+use florin::account::Account;
+use florin::error::Error;
 use florin::id::partition;
 use florin::money::Money;
 use florin::proto::balance::v1 as proto;
 use florin::proto::common::v1::FactContext;
 use florin::proto::ledger::v1::JournalEntry;
 use florin::proto::ledger::v1::entries_recorded::Fact;
-use florin::wire::{money, timestamp, trusted_money, violation};
+use florin::wire::{money, timestamp, trusted_money};
 
 use crate::balance::{AsOf, Movement, Owned};
 use crate::store::EntryOf;
@@ -79,15 +79,4 @@ pub fn changed((merchant, account): &Owned, as_of: &AsOf) -> Option<proto::balan
         ..FactContext::default()
     };
     Some(proto::balances_changed::Fact { context: Some(context), balance: Some(balance(account, as_of).ok()?) })
-}
-
-/// A caller's account code.
-///
-/// # Errors
-/// It is empty or malformed.
-pub fn account(field: &str, code: &str) -> Result<Account, Violation> {
-    if code.is_empty() {
-        return Err(violation(field, Reason::FieldRequired, "is required"));
-    }
-    code.parse().map_err(|error: MalformedCode| violation(field, Reason::AccountCodeMalformed, error.to_string()))
 }

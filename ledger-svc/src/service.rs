@@ -84,7 +84,7 @@ impl LedgerService for Ledger {
         let call = Call::current()?;
         let proto::GetAccountStatementRequest { account_code, page_size, page_token } = request.into_inner();
         let mut violations = Violations::default();
-        let account = violations.take(wire::account("account_code", &account_code));
+        let account = violations.take(platform::account("account_code", &account_code));
         let query = Query::new("GetAccountStatement", &call.merchant, &account_code);
         let size = violations.take(page::size(page_size)).unwrap_or_default();
         let before = violations.take(query.position::<8>(&page_token)).flatten().map(i64::from_be_bytes);

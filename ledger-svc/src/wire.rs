@@ -124,19 +124,6 @@ pub fn kinds(values: &[i32]) -> Result<Vec<String>, Violation> {
     values.iter().enumerate().map(known).collect()
 }
 
-/// A caller's account code.
-///
-/// # Errors
-/// It is empty or malformed.
-pub fn account(field: &str, code: &str) -> Result<Account, Violation> {
-    if code.is_empty() {
-        return Err(violation(field, Reason::FieldRequired, "is required"));
-    }
-    code.parse().map_err(|error: florin::account::MalformedCode| {
-        violation(field, Reason::AccountCodeMalformed, error.to_string())
-    })
-}
-
 /// A line of a statement for a caller.
 ///
 /// # Errors

@@ -132,22 +132,7 @@ fn fee(order: &Order) -> proto::Fee {
 }
 
 fn failure(failure: &Failure) -> proto::Failure {
-    use proto::{FailureCategory as Category, FailureReason as Why};
-    let reason = Why::from_str_name(&format!("FAILURE_REASON_{}", failure.reason)).unwrap_or(Why::Unspecified);
-    let (category, retryable) = match reason {
-        Why::Declined | Why::InsufficientFunds => (Category::Buyer, true),
-        Why::Expired | Why::SuspectedFraud | Why::InvalidToken => (Category::Buyer, false),
-        Why::ProcessingError | Why::PspUnavailable => (Category::Psp, true),
-        Why::RequestRefused => (Category::Merchant, false),
-        Why::Unspecified => (Category::Unspecified, false),
-    };
-    proto::Failure {
-        reason: reason.into(),
-        category: category.into(),
-        retryable,
-        psp_code: failure.psp_code.clone(),
-        message: failure.message.clone(),
-    }
+    florin::wire::failure(&failure.reason, &failure.psp_code, &failure.message)
 }
 
 /// A failure from psp-worker.

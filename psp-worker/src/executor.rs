@@ -260,11 +260,11 @@ impl Executor {
         sweeper::run("observer", Duration::from_secs(2), Hint::default(), stop, || async {
             self.health.report(&name, self.breaker.health());
             let uncertain = self.store.uncertain().await?;
-            metrics::gauge!("florin_charges_uncertain")
-                .set(i32::try_from(uncertain.charges).map_or(f64::MAX, f64::from));
+            let figure = |count: i64| i32::try_from(count).map_or(f64::MAX, f64::from);
+            metrics::gauge!("florin_charges_uncertain").set(figure(uncertain.charges));
             metrics::gauge!("florin_charges_uncertain_oldest_seconds").set(uncertain.oldest_seconds);
-            metrics::gauge!("florin_charges_in_review")
-                .set(i32::try_from(uncertain.reviews).map_or(f64::MAX, f64::from));
+            metrics::gauge!("florin_charges_in_review").set(figure(uncertain.reviews));
+            metrics::gauge!("florin_retries_planned").set(figure(uncertain.retries));
             Ok::<_, sqlx::Error>(Round::Done)
         })
         .await;

@@ -61,25 +61,8 @@ pub const fn inquiry_result(answer: &Answer) -> &'static str {
     }
 }
 
-/// The failure for the contracts.
-#[must_use]
-pub fn failure(failure: &Failure) -> payment::Failure {
-    use payment::{FailureCategory as Category, FailureReason as Why};
-    let reason = Why::from_str_name(&format!("FAILURE_REASON_{}", failure.reason)).unwrap_or(Why::Unspecified);
-    let (category, retryable) = match reason {
-        Why::Declined | Why::InsufficientFunds => (Category::Buyer, true),
-        Why::Expired | Why::SuspectedFraud | Why::InvalidToken => (Category::Buyer, false),
-        Why::ProcessingError | Why::PspUnavailable => (Category::Psp, true),
-        Why::RequestRefused => (Category::Merchant, false),
-        Why::Unspecified => (Category::Unspecified, false),
-    };
-    payment::Failure {
-        reason: reason.into(),
-        category: category.into(),
-        retryable,
-        psp_code: failure.code.clone(),
-        message: failure.message.clone(),
-    }
+fn failure(failure: &Failure) -> payment::Failure {
+    florin::wire::failure(&failure.reason, &failure.code, &failure.message)
 }
 
 fn keyed<F>(charge: &Charge, fact: impl FnOnce(Option<FactContext>) -> F) -> Keyed<F> {

@@ -178,17 +178,18 @@ fn up() -> Result<()> {
         .map(|url| url.trim_start_matches("http://").to_owned())
         .unwrap_or_default();
     stack.let_go();
-    println!(
-        r#"
-The stack is running; its addresses are in .dev/stack.env. Try:
-
-  grpcurl -plaintext -H 'idempotency-key: try-1' -d '{{"orderId":"order-1","buyerId":"buyer-1","total":{{"currencyCode":"EUR","minorUnits":"3000"}},"paymentSource":{{"token":"tok_ok"}},"lines":[{{"sellerId":"alice","amount":{{"currencyCode":"EUR","minorUnits":"1000"}}}},{{"sellerId":"bob","amount":{{"currencyCode":"EUR","minorUnits":"2000"}}}}],"wait":"5s"}}' {api} florin.payment.v1.PaymentService/CreatePayment
-
-  {} pay --line alice=10.00 --line bob=20.00 --currency EUR --wait 5
-
-  make down"#,
-        program("florin").display()
+    let body = concat!(
+        r#"{"orderId":"order-1","buyerId":"buyer-1","total":{"currencyCode":"EUR","minorUnits":"3000"},"#,
+        r#""paymentSource":{"token":"tok_ok"},"wait":"5s","lines":["#,
+        r#"{"sellerId":"alice","amount":{"currencyCode":"EUR","minorUnits":"1000"}},"#,
+        r#"{"sellerId":"bob","amount":{"currencyCode":"EUR","minorUnits":"2000"}}]}"#,
     );
+    let florin = program("florin");
+    println!("\nThe stack is running; its addresses are in .dev/stack.env. Try:\n");
+    println!("  grpcurl -plaintext -H 'idempotency-key: try-1' -d '{body}' \\");
+    println!("    {api} florin.payment.v1.PaymentService/CreatePayment\n");
+    println!("  {} pay --line alice=10.00 --line bob=20.00 --currency EUR --wait 5\n", florin.display());
+    println!("  make down");
     Ok(())
 }
 

@@ -41,12 +41,9 @@ pub fn program(name: &str) -> PathBuf {
 /// # Errors
 /// They do not build.
 pub fn build() -> Result<()> {
-    let packages = ["payment-api", "psp-worker", "ledger-svc", "balance-svc", "psp-simulator", "cli"];
+    // The whole workspace, so that these dependencies are built with the features that the tests build them with.
     let mut command = Command::new("cargo");
-    command.current_dir(root()).args(["build", "--locked"]);
-    for package in packages {
-        command.args(["-p", package]);
-    }
+    command.current_dir(root()).args(["build", "--locked", "--workspace"]);
     run(&mut command)
 }
 

@@ -24,7 +24,9 @@ async fn publish(event_id: &str, message_type: &str, body: Vec<u8>) {
     headers.insert(header::ID, event_id);
     headers.insert(header::TYPE, message_type);
     let subject = "florin.psp-worker.v1.ChargesCompleted.0";
-    let acknowledged = jetstream::new(nats).publish_with_headers(subject, headers, Bytes::from(body)).await.unwrap();
+    // The context has to outlive the acknowledgement.
+    let js = jetstream::new(nats);
+    let acknowledged = js.publish_with_headers(subject, headers, Bytes::from(body)).await.unwrap();
     acknowledged.await.expect("the stream takes it");
 }
 

@@ -55,7 +55,9 @@ impl Store {
             first.entry(of.entry.entry_id).or_insert(index);
         }
         let mut candidates: Vec<&EntryOf> = first.values().map(|index| &entries[*index]).collect();
-        candidates.sort_by_key(|of| of.entry.entry_id);
+        // One order for all replicas, so that they cannot deadlock; and a capture comes before its fee, so that no prefix
+        // of the journal is negative.
+        candidates.sort_by_key(|of| (of.entry.operation_id, of.entry.kind.as_str()));
         let accounts = self.account_ids(tx, &candidates).await?;
         let written = insert_entries(tx, &candidates).await?;
         let new: Vec<&EntryOf> =
@@ -207,8 +209,12 @@ async fn insert_entries(tx: &mut Tx, entries: &[&EntryOf]) -> Result<HashMap<Uui
         r#"
         insert into journal_entries (entry_id, merchant_id, kind, operation_id, payment_id, payment_order_id, seller_id,
                                      event_id, effective_at)
-        select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[],
-                             $8::uuid[], $9::timestamptz[]) as new (entry_id) order by entry_id
+        select entry_id, merchant_id, kind, operation_id, payment_id, payment_order_id, seller_id, event_id, effective_at
+        from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::uuid[],
+                    $9::timestamptz[]) with ordinality
+             as new (entry_id, merchant_id, kind, operation_id, payment_id, payment_order_id, seller_id, event_id,
+                     effective_at, place)
+        order by place
         on conflict (entry_id) do nothing
         returning entry_id, sequence, booked_at
         "#,

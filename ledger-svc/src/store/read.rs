@@ -7,7 +7,7 @@ use florin::account::Account;
 use florin::error::Error;
 use florin::id::{EventId, JournalEntryId, PaymentId, PaymentOrderId};
 use florin::ops::read_failed;
-use florin::pg::Tx;
+use florin::pg::{self, Tx};
 use uuid::Uuid;
 
 use super::Store;
@@ -109,15 +109,11 @@ struct PostingRow {
     credit_entity: String,
 }
 
-fn unknown(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::Decode(Box::new(error))
-}
-
 impl PostingRow {
     fn posting(self) -> Result<Posting, sqlx::Error> {
-        let currency = self.currency.parse().map_err(unknown)?;
+        let currency = self.currency.parse().map_err(pg::undecodable)?;
         let account = |account_type: &str, entity: String| {
-            Ok::<_, sqlx::Error>(Account::new(account_type.parse().map_err(unknown)?, entity, currency))
+            Ok::<_, sqlx::Error>(Account::new(account_type.parse().map_err(pg::undecodable)?, entity, currency))
         };
         Ok(Posting {
             debit: account(&self.debit_type, self.debit_entity)?,
@@ -129,7 +125,7 @@ impl PostingRow {
 
 impl EntryRow {
     fn stored(self, postings: Vec<Posting>) -> Result<Stored, sqlx::Error> {
-        let kind: Kind = self.kind.parse().map_err(unknown)?;
+        let kind: Kind = self.kind.parse().map_err(pg::undecodable)?;
         Ok(Stored {
             sequence: self.sequence,
             booked_at: self.booked_at,

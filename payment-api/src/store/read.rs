@@ -7,6 +7,7 @@ use florin::error::Error;
 use florin::id::{ChargeId, PaymentId, PaymentOrderId};
 use florin::money::{Currency, Money};
 use florin::ops::read_failed;
+use florin::pg;
 use uuid::Uuid;
 
 use super::Store;
@@ -97,13 +98,8 @@ pub(super) struct OrderRow {
     pub(super) version: i64,
 }
 
-/// What the database holds is not what this version knows: stop, never default.
-fn unknown(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::Decode(Box::new(error))
-}
-
 pub(super) fn currency(code: &str) -> Result<Currency, sqlx::Error> {
-    code.parse().map_err(unknown)
+    code.parse().map_err(pg::undecodable)
 }
 
 impl OrderRow {
@@ -127,7 +123,7 @@ impl OrderRow {
                 schedule_id: self.fee_schedule_id,
                 schedule_version: self.fee_schedule_version,
             },
-            state: self.state.parse().map_err(unknown)?,
+            state: self.state.parse().map_err(pg::undecodable)?,
             captured: self.captured,
             failure,
             attempt_count: self.attempt_count,
@@ -146,7 +142,7 @@ impl OrderRow {
 
 impl PaymentRow {
     fn payment(self, orders: Vec<Order>) -> Result<Payment, sqlx::Error> {
-        let metadata: BTreeMap<String, String> = serde_json::from_value(self.metadata).map_err(unknown)?;
+        let metadata: BTreeMap<String, String> = serde_json::from_value(self.metadata).map_err(pg::undecodable)?;
         Ok(Payment {
             payment_id: PaymentId::from_uuid(self.payment_id),
             merchant_id: self.merchant_id,
@@ -157,7 +153,7 @@ impl PaymentRow {
             psp_account: self.psp_account,
             description: self.description,
             metadata,
-            state: self.state.parse().map_err(unknown)?,
+            state: self.state.parse().map_err(pg::undecodable)?,
             traceparent: self.traceparent,
             created_at: self.created_at,
             updated_at: self.updated_at,

@@ -67,6 +67,11 @@ impl Store {
         .await?;
         let charges = rows.into_iter().map(ChargeRow::charge).collect::<Result<Vec<Charge>, _>>()?;
         if action == Action::Charge {
+            for charge in charges.iter().filter(|charge| charge.attempt_count == 1) {
+                let waited =
+                    charge.last_sent_at.map(|sent_at| (sent_at - charge.created_at).to_std().unwrap_or_default());
+                metrics::histogram!("florin_psp_queue_seconds").record(waited.unwrap_or_default().as_secs_f64());
+            }
             insert_attempts(tx, &charges).await?;
         }
         Ok(charges)

@@ -5,7 +5,7 @@ use florin::error::Error;
 use florin::id::{ChargeId, EventId, PaymentId, PaymentOrderId};
 use florin::money::{Currency, Money};
 use florin::ops::read_failed;
-use florin::pg::Tx;
+use florin::pg::{self, Tx};
 use uuid::Uuid;
 
 use super::Store;
@@ -90,15 +90,13 @@ pub struct Uncertain {
     pub oldest_seconds: f64,
     /// Charges that wait for an operator because the PSP's amount is not ours.
     pub reviews: i64,
-}
-
-fn unknown(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
-    sqlx::Error::Decode(Box::new(error))
+    /// Charges that wait for a retry.
+    pub retries: i64,
 }
 
 impl ChargeRow {
     pub(super) fn charge(self) -> Result<Charge, sqlx::Error> {
-        let currency: Currency = self.currency.parse().map_err(unknown)?;
+        let currency: Currency = self.currency.parse().map_err(pg::undecodable)?;
         let failure = self.failure_reason.map(|reason| Failure {
             reason,
             code: self.failure_code.unwrap_or_default(),
@@ -114,8 +112,8 @@ impl ChargeRow {
             amount: Money::new(currency, self.amount),
             payment_token: self.payment_token,
             psp_account: self.psp_account,
-            state: self.state.parse().map_err(unknown)?,
-            next_action: self.next_action.map(|action| action.parse()).transpose().map_err(unknown)?,
+            state: self.state.parse().map_err(pg::undecodable)?,
+            next_action: self.next_action.map(|action| action.parse()).transpose().map_err(pg::undecodable)?,
             next_action_at: self.next_action_at,
             lease_epoch: self.lease_epoch,
             generation: self.generation,
@@ -208,7 +206,8 @@ impl Store {
             r#"
             select count(*) filter (where uncertain_since is not null) as "charges!",
                    coalesce(extract(epoch from clock_timestamp() - min(uncertain_since)), 0)::float8 as "oldest_seconds!",
-                   count(*) filter (where state = 'REVIEW') as "reviews!"
+                   count(*) filter (where state = 'REVIEW') as "reviews!",
+                   (select count(*) from charges where next_action = 'CHARGE' and attempt_count > 0) as "retries!"
             from charges where uncertain_since is not null or state = 'REVIEW'
             "#
         )

@@ -78,6 +78,10 @@ declare
     suffix text;
 begin
     perform set_config('lock_timeout', '200ms', true);
+    -- After a long stop there must be no hole between the old partitions and the new ones.
+    start := least(start, coalesce((
+        select max(to_timestamp(right(c.relname, 10), 'YYYYMMDDHH24')::timestamp at time zone 'utc') + interval '8 hours'
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'inbox'::regclass), start));
     while start < now() + interval '2 days' loop
         finish := start + interval '8 hours';
         suffix := to_char(start at time zone 'utc', 'YYYYMMDDHH24');

@@ -91,7 +91,10 @@ pub async fn insert(tx: &mut Tx, consumer: &str, burials: &[Burial<'_>]) -> Resu
             insert into dead_letters (dead_letter_id, consumer, source, fact_index, event_id, message_type, subject,
                                       reason, detail, headers, payload, delivery_count)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-            on conflict (consumer, source, fact_index) do nothing
+            -- One that was replayed and could not be applied again is open again.
+            on conflict (consumer, source, fact_index) do update
+                set state = 'OPEN', replayed_at = null, reason = excluded.reason, detail = excluded.detail
+                where dead_letters.state = 'REPLAYED'
             "#,
             Uuid::now_v7(),
             consumer,

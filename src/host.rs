@@ -223,10 +223,10 @@ impl Host {
             .add_service(ReconcileServiceServer::new(operators).max_decoding_message_size(MAX_REQUEST_BYTES));
         let edge = Edge::new(&settings.merchant, settings.max_calls, shutdown.draining.clone());
         let goaway = CancellationToken::new();
-        let serving = tokio::spawn(server::serve(grpc, edge, routes, health.clone(), goaway.clone()));
+        let mut serving = tokio::spawn(server::serve(grpc, edge, routes, health.clone(), goaway.clone()));
 
         let intake = TaskTracker::new();
-        let relay_task = tokio::spawn({
+        let mut relay_task = tokio::spawn({
             let (pool, broker, shutdown, health, settings) =
                 (pool.clone(), broker.clone(), shutdown.clone(), health.clone(), settings.clone());
             let intake = intake.clone();
@@ -255,7 +255,15 @@ impl Host {
 
         tokio::select! {
             () = shutdown.requested.cancelled() => {}
-            outcome = watch_server(serving) => return outcome,
+            outcome = &mut serving => return Err(outcome?.err().unwrap_or_else(|| "the gRPC server ended".into())),
+            // Nothing would be published any more, and nobody would notice: end, so that another process leads.
+            outcome = &mut relay_task, if !shutdown.requested.is_cancelled() => {
+                outcome?;
+                if !shutdown.requested.is_cancelled() {
+                    return Err("the relay ended".into());
+                }
+                relay_task = tokio::spawn(async {});
+            }
         }
         health.drain();
         tokio::time::sleep(settings.drain_delay).await;
@@ -265,6 +273,8 @@ impl Host {
         let finished = tokio::time::timeout(settings.drain_timeout, async {
             intake.close();
             intake.wait().await;
+            // Calls under way may still write; their messages are published before the lease is given back.
+            let _ = serving.await;
             shutdown.relay.cancel();
             relay_task.await
         });
@@ -286,11 +296,6 @@ impl Host {
         pg::migrate(&owner, migrator).await?;
         Ok(())
     }
-}
-
-async fn watch_server(serving: tokio::task::JoinHandle<Result<(), Fatal>>) -> Result<(), Fatal> {
-    serving.await??;
-    Err("the gRPC server ended".into())
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {

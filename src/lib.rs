@@ -46,7 +46,7 @@ pub mod sweeper;
 #[allow(missing_docs, clippy::all, rustdoc::all, rust_2018_idioms)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/contracts.rs"));
-    pub use florin::*;
+    pub use self::florin::*;
 
     /// The descriptor set of everything under `proto/`, with Florin's own options.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

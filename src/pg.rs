@@ -48,6 +48,8 @@ pub fn class(error: &sqlx::Error) -> Class {
             Some(code) if code.starts_with("22") || code.starts_with("23") => Class::Data,
             _ => Class::Other,
         },
+        // A value that does not fit its column is wrong wherever it is noticed.
+        sqlx::Error::Encode(_) => Class::Data,
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed

@@ -6,12 +6,13 @@
 //! moves over the contiguous prefix that JetStream acknowledged. No advisory locks: they hang with a stopped process
 //! and do not pass a connection pooler.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt as _;
@@ -255,22 +256,20 @@ impl Relay {
     async fn publish(&mut self, cursor: Cursor, rows: Vec<Row>) -> Result<(), Trouble> {
         let mut acknowledgements = FuturesOrdered::new();
         for row in &rows {
-            let sent = self.broker.js().send_publish(self.subject(row), self.message(row)).await;
-            acknowledgements.push_back(async move {
-                match sent {
-                    Ok(acknowledgement) => acknowledgement.await.map(|_| ()),
-                    Err(error) => Err(error),
-                }
-            });
+            let sent = match self.message(row) {
+                Ok(message) => self.broker.js().send_publish(self.subject(row), message).await.map_err(Refusal::from),
+                Err(unfit) => Err(Refusal::ForGood(unfit)),
+            };
+            acknowledgements.push_back(async move { Ok::<_, Refusal>(sent?.await.map(|_| ())?) });
         }
         let mut done = None;
         let mut trouble = None;
         for row in &rows {
             match acknowledgements.next().await {
                 Some(Ok(())) => {}
-                Some(Err(error)) if refused_for_good(&error) => self.bury(row, &error).await?,
-                Some(Err(error)) => {
-                    trouble = Some(Trouble::Nats(error.to_string()));
+                Some(Err(Refusal::ForGood(reason))) => self.bury(row, reason).await?,
+                Some(Err(Refusal::ForNow(reason))) => {
+                    trouble = Some(Trouble::Nats(reason));
                     break;
                 }
                 None => break,
@@ -290,26 +289,32 @@ impl Relay {
         subject(self.publisher, &row.message_type, u16::try_from(row.partition).unwrap_or_default())
     }
 
-    fn message(&self, row: &Row) -> PublishMessage {
+    /// The row as a message; an error where a header cannot carry what the row holds.
+    fn message(&self, row: &Row) -> Result<PublishMessage, String> {
         let event_id = EventId::from_uuid(row.event_id).to_string();
         let mut headers = HeaderMap::new();
-        headers.insert(header::SPEC_VERSION, "1.0");
-        headers.insert(header::ID, event_id.as_str());
-        headers.insert(header::TYPE, row.message_type.as_str());
-        headers.insert(header::SOURCE, self.publisher);
-        headers.insert(header::SUBJECT, row.key.as_str());
-        headers.insert(header::TIME, row.created_at.to_rfc3339_opts(SecondsFormat::Micros, true).as_str());
+        let mut put = |name: &'static str, text: &str| {
+            let value = HeaderValue::from_str(text).map_err(|error| format!("{name}: {error}"))?;
+            headers.insert(name, value);
+            Ok::<_, String>(())
+        };
+        put(header::SPEC_VERSION, "1.0")?;
+        put(header::ID, &event_id)?;
+        put(header::TYPE, &row.message_type)?;
+        put(header::SOURCE, self.publisher)?;
+        put(header::SUBJECT, &row.key)?;
+        put(header::TIME, &row.created_at.to_rfc3339_opts(SecondsFormat::Micros, true))?;
         if let Some(cause) = row.causation_id {
-            headers.insert(header::CAUSATION_ID, EventId::from_uuid(cause).to_string().as_str());
+            put(header::CAUSATION_ID, &EventId::from_uuid(cause).to_string())?;
         }
         if !row.traceparent.is_empty() {
-            headers.insert(header::TRACEPARENT, row.traceparent.as_str());
+            put(header::TRACEPARENT, &row.traceparent)?;
         }
-        PublishMessage::build()
+        Ok(PublishMessage::build()
             .headers(headers)
             .payload(Bytes::copy_from_slice(&row.payload))
             .message_id(event_id)
-            .expected_stream(stream_name(self.publisher))
+            .expected_stream(stream_name(self.publisher)))
     }
 
     /// Moves the cursor, without waiting for the disk: a move that a crash loses only publishes again what the inbox
@@ -340,7 +345,7 @@ impl Relay {
     }
 
     /// A message that the broker refuses for good counts as published; an operator decides about it.
-    async fn bury(&self, row: &Row, error: &PublishError) -> Result<(), sqlx::Error> {
+    async fn bury(&self, row: &Row, reason: String) -> Result<(), sqlx::Error> {
         let message = Incoming {
             event_id: EventId::from_uuid(row.event_id),
             message_type: row.message_type.clone(),
@@ -354,7 +359,7 @@ impl Relay {
             delivery_count: 1,
             selection: Selection::All,
         };
-        let parked = Parked::message("REFUSED_BY_BROKER", error.to_string());
+        let parked = Parked::message("REFUSED_BY_BROKER", reason);
         let burial = Burial { source: message.event_id.to_string(), message: &message, has_event_id: true, parked };
         let mut tx = pg::begin(&self.pool).await?;
         dead_letter::insert(&mut tx, CONSUMER, &[burial]).await?;
@@ -369,9 +374,21 @@ impl Relay {
     }
 }
 
-/// Whether trying again can never help. Everything else is tried for ever.
-fn refused_for_good(error: &PublishError) -> bool {
-    error.kind() == PublishErrorKind::MaxPayloadExceeded
+/// Why a message was not published.
+enum Refusal {
+    /// Trying again can never help.
+    ForGood(String),
+    /// Everything else is tried for ever.
+    ForNow(String),
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Self::ForGood(error.to_string()),
+            _ => Self::ForNow(error.to_string()),
+        }
+    }
 }
 
 /// How far the relay is.

@@ -96,9 +96,9 @@ pub fn current_traceparent() -> String {
 /// Without an exporter nobody would see the span, so the fact's own trace context goes on.
 #[must_use]
 pub fn fact_span(name: &'static str, traceparent: &str, event_id: &str) -> String {
-    let (Some(tracer), Some(parent)) = (EXPORTING.get(), context_of(traceparent)) else {
-        return traceparent.to_owned();
-    };
+    // What is no trace context is dropped: it came from outside and goes into headers.
+    let Some(parent) = context_of(traceparent) else { return String::new() };
+    let Some(tracer) = EXPORTING.get() else { return traceparent.to_owned() };
     let mut span = tracer.start_with_context(name, &parent);
     span.set_attribute(KeyValue::new("eventId", event_id.to_owned()));
     traceparent_of(&Context::new().with_span(span))

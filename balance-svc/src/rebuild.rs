@@ -19,6 +19,8 @@ use crate::{SERVICE, wire};
 
 /// Entries read in one call.
 const PAGE: i32 = 500;
+/// How often the journal is read again because an entry was applied meanwhile.
+const REPLACE_TRIES: u32 = 20;
 /// How long balances may take to catch up with the journal.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -34,9 +36,7 @@ pub async fn run(config: &Config, apply: bool) -> Result<(), Fatal> {
     let store = Store::new(pg::pool(owner.unwrap_or(&config.common.database_url), SERVICE, 2)?);
     let cached = Cached::new(Cache::new(&config.redis_url)?, store.clone());
     if apply {
-        let journal = read_journal(config).await?;
-        store.replace(&journal).await?;
-        println!("replaced all balances by the fold of {} journal entries", journal.len());
+        replace(config, &store).await?;
     }
     let patience = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -53,6 +53,18 @@ pub async fn run(config: &Config, apply: bool) -> Result<(), Fatal> {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Replaces the table. Under load an entry may be applied after the journal was read: then it is read again.
+async fn replace(config: &Config, store: &Store) -> Result<(), Fatal> {
+    for _ in 0..REPLACE_TRIES {
+        let journal = read_journal(config).await?;
+        if store.replace(&config.common.merchant, &journal).await? {
+            println!("replaced all balances by the fold of {} journal entries", journal.len());
+            return Ok(());
+        }
+    }
+    Err("entries are applied faster than the journal can be read: try again under less load".into())
 }
 
 async fn read_journal(config: &Config) -> Result<Vec<EntryOf>, Fatal> {

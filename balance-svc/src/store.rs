@@ -11,7 +11,7 @@ use florin::pg::{self, Tx};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::balance::{AsOf, Movement, Owned, Totals, fold};
+use crate::balance::{AsOf, Folded, Movement, Owned, Totals, fold};
 
 /// An entry to fold.
 #[derive(Debug, Clone)]
@@ -75,11 +75,7 @@ impl Store {
         .await?;
         let mut new: HashSet<Uuid> = new.into_iter().collect();
         let movements = entries.iter().filter(|of| new.remove(&of.entry_id.uuid())).flat_map(|of| &of.movements);
-        let folded = fold(movements).ok_or_else(|| sqlx::Error::Protocol("a batch does not fit 64 bits".into()))?;
-        let rows: Vec<(String, Account, i16, Totals)> = folded
-            .into_iter()
-            .map(|((merchant, _, slot), (account, totals))| (merchant, account, slot, totals))
-            .collect();
+        let rows = rows(fold(movements).ok_or_else(too_large)?);
         ensure_accounts(tx, &rows).await?;
         add_to_balances(tx, &rows).await?;
         let changed: BTreeSet<(String, String)> =
@@ -164,28 +160,49 @@ impl Store {
         Ok(found.fetch_all(&self.pool).await?.into_iter().collect())
     }
 
-    /// Replaces all balances by the fold of those of `entries` that were applied, as the tables' owner. Consumers wait
-    /// meanwhile, so that an entry is in the fold or comes after it, and never both.
+    /// Replaces all balances of the merchant by the fold of those of `entries` that were applied, as the tables' owner.
+    /// Consumers wait meanwhile, so that an entry is in the fold or comes after it, and never both. `false`: an entry
+    /// was applied that is not among `entries`; nothing is changed, read the journal again.
     ///
     /// # Errors
-    /// Postgres refused.
-    pub async fn replace(&self, entries: &[EntryOf]) -> Result<(), sqlx::Error> {
+    /// Postgres refused, or there are balances of other merchants, whose journal was not read.
+    pub async fn replace(&self, merchant: &str, entries: &[EntryOf]) -> Result<bool, sqlx::Error> {
         let mut tx = pg::begin(&self.pool).await?;
         sqlx::query!("lock table balances, applied_entries in exclusive mode").execute(&mut *tx).await?;
+        let others = sqlx::query_scalar!(
+            r#"select exists (select from balance_accounts where merchant_id <> $1) as "others!""#,
+            merchant
+        );
+        if others.fetch_one(&mut *tx).await? {
+            return Err(sqlx::Error::Protocol(
+                "there are balances of other merchants too; nothing was replaced".into(),
+            ));
+        }
         let applied: Vec<Uuid> =
             sqlx::query_scalar!("select entry_id from applied_entries").fetch_all(&mut *tx).await?;
+        let known: HashSet<Uuid> = entries.iter().map(|of| of.entry_id.uuid()).collect();
+        if applied.iter().any(|entry| !known.contains(entry)) {
+            tx.rollback().await?;
+            return Ok(false);
+        }
         let applied: HashSet<Uuid> = applied.into_iter().collect();
         let movements = entries.iter().filter(|of| applied.contains(&of.entry_id.uuid())).flat_map(|of| &of.movements);
-        let folded = fold(movements).ok_or_else(|| sqlx::Error::Protocol("the journal does not fit 64 bits".into()))?;
-        let rows: Vec<(String, Account, i16, Totals)> = folded
-            .into_iter()
-            .map(|((merchant, _, slot), (account, totals))| (merchant, account, slot, totals))
-            .collect();
+        let rows = rows(fold(movements).ok_or_else(too_large)?);
         sqlx::query!("delete from balances").execute(&mut *tx).await?;
         ensure_accounts(&mut tx, &rows).await?;
         add_to_balances(&mut tx, &rows).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     }
+}
+
+/// A sum that does not fit its column: wrong data, so that the guilty entry is found and set aside.
+fn too_large() -> sqlx::Error {
+    sqlx::Error::Encode("a sum does not fit 64 bits".into())
+}
+
+fn rows(folded: Folded) -> Vec<Row> {
+    folded.into_iter().map(|((merchant, _, slot), (account, totals))| (merchant, account, slot, totals)).collect()
 }
 
 async fn totals(connection: &mut sqlx::PgConnection, accounts: &[Owned]) -> Result<Vec<(Owned, AsOf)>, sqlx::Error> {

@@ -9,7 +9,7 @@ use florin::money::Money;
 use florin::proto::common::v1::FactContext;
 use florin::proto::ledger::v1 as proto;
 use florin::proto::payment::v1::payment_orders_succeeded::Fact;
-use florin::wire::{money, time, timestamp, trusted_money, violation};
+use florin::wire::{caller_id, money, time, timestamp, trusted_money, violation};
 
 use crate::posting::{Capture, Entry, Kind, Posting};
 use crate::store::{Line, Stored};
@@ -31,8 +31,10 @@ pub fn capture(fact: &Fact, event_id: EventId) -> Result<Capture, String> {
         payment_id: fact.payment_id.parse().map_err(|error| format!("payment_id {error}"))?,
         payment_order_id: fact.payment_order_id.parse().map_err(|error| format!("payment_order_id {error}"))?,
         charge_id: fact.charge_id.parse().map_err(|error| format!("charge_id {error}"))?,
-        seller_id: fact.seller_id.clone(),
-        psp_account: fact.psp_account.clone(),
+        // They become account codes: what is no id of a caller cannot be booked.
+        seller_id: caller_id("seller_id", &fact.seller_id).map_err(|v| format!("seller_id {}", v.description))?,
+        psp_account: caller_id("psp_account", &fact.psp_account)
+            .map_err(|v| format!("psp_account {}", v.description))?,
         amount,
         fee,
         event_id,

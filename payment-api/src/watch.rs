@@ -103,9 +103,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watched = self.watches.lock();
-        // Ours is still counted here.
-        if watched.get(&self.payment_id).is_some_and(|sender| sender.receiver_count() == 1) {
+        let watches = self.watches.clone();
+        let mut watched = watches.lock();
+        // Ours is given up under the lock, so that of two that end at once the second sees that nobody is left.
+        self.signals = watch::channel(Signal::default()).1;
+        if watched.get(&self.payment_id).is_some_and(|sender| sender.receiver_count() == 0) {
             watched.remove(&self.payment_id);
         }
     }

@@ -134,20 +134,23 @@ impl Book {
 
     /// Writes a charge, gives it its id and place, and returns when it is on disk.
     pub async fn write(&self, mut charge: Charge) -> Charge {
-        if charge.id.is_empty() {
-            let mut index = self.lock();
-            charge.sequence = index.charges.len() as u64 + 1;
-            charge.id = format!("sim_{:08}", charge.sequence);
-            // The place is taken at once, but the key answers "in progress" until the charge is on disk.
-            index.take(charge.clone());
-            index.by_key.insert(charge.idempotency_key.clone(), Key::InProgress);
-        }
         let (done, written) = oneshot::channel();
-        let mut line = serde_json::to_string(&charge).unwrap_or_default();
-        line.push('\n');
-        if self.writer.send((line, done)).is_ok() {
-            let _ = written.await;
+        {
+            // Places are given and lines are sent under one lock: the book's lines stand in the order of their places.
+            let mut index = self.lock();
+            if charge.id.is_empty() {
+                charge.sequence = index.charges.len() as u64 + 1;
+                charge.id = format!("sim_{:08}", charge.sequence);
+                // The place is taken at once, but the key answers "in progress" until the charge is on disk.
+                index.take(charge.clone());
+                index.by_key.insert(charge.idempotency_key.clone(), Key::InProgress);
+            }
+            let mut line = serde_json::to_string(&charge).unwrap_or_default();
+            line.push('\n');
+            // The writer lives as long as the book; it ends the process if the disk fails.
+            let _ = self.writer.send((line, done));
         }
+        let _ = written.await;
         self.lock().take(charge.clone());
         charge
     }

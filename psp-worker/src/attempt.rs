@@ -139,6 +139,8 @@ pub struct Charge {
     pub updated_at: DateTime<Utc>,
     /// Counts up by one with each change.
     pub version: i64,
+    /// The database's time when it was read: ages are measured by no other clock.
+    pub read_at: DateTime<Utc>,
 }
 
 /// Why a charge failed.

@@ -16,6 +16,9 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 /// The same after 401 or 403: a person has to mend the credentials.
 const FORBIDDEN_FOR: Duration = Duration::from_secs(15);
 
+/// How long a probe may take before the next: one that is lost must not keep the breaker open for ever.
+const PROBE_FOR: Duration = Duration::from_secs(10);
+
 /// How a call went, for the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -32,7 +35,8 @@ struct State {
     refusals: u32,
     /// Closed until this time; then one probe.
     open_until: Option<Instant>,
-    probing: bool,
+    /// A probe is under way, at the longest until then.
+    probing_until: Option<Instant>,
     forbidden: bool,
 }
 
@@ -53,12 +57,13 @@ impl Breaker {
     /// How many of `wanted` calls may be made now: all while it is closed, none while it is open, one probe after.
     #[must_use]
     pub fn allowance(&self, wanted: usize) -> usize {
+        let now = self.clock.instant();
         let mut state = self.lock();
         match state.open_until {
             None => wanted,
-            Some(until) if self.clock.instant() < until || state.probing => 0,
+            Some(until) if now < until || state.probing_until.is_some_and(|probing| now < probing) => 0,
             Some(_) => {
-                state.probing = wanted > 0;
+                state.probing_until = (wanted > 0).then(|| now + PROBE_FOR);
                 wanted.min(1)
             }
         }
@@ -66,7 +71,7 @@ impl Breaker {
 
     /// A probe was allowed and there was nothing to call for.
     pub fn unused(&self) {
-        self.lock().probing = false;
+        self.lock().probing_until = None;
     }
 
     /// Notes how a call went.
@@ -78,13 +83,13 @@ impl Breaker {
             Signal::Reached => *state = State::default(),
             Signal::Refused => {
                 state.refusals = state.refusals.saturating_add(1);
-                state.probing = false;
+                state.probing_until = None;
                 if state.refusals >= THRESHOLD || was_open {
                     state.open_until = Some(now + OPEN_FOR);
                 }
             }
             Signal::Forbidden => {
-                state.probing = false;
+                state.probing_until = None;
                 state.forbidden = true;
                 state.open_until = Some(now + FORBIDDEN_FOR);
             }

@@ -99,6 +99,10 @@ impl Config {
     /// How long claims hold.
     #[must_use]
     pub fn leases(&self) -> Leases {
-        Leases { charge: self.call_deadline + LEASE_MARGIN, inquiry: self.inquiry_deadline + LEASE_MARGIN }
+        Leases {
+            oldest_key: self.rules.declaration.key_retention / 2,
+            charge: self.call_deadline + LEASE_MARGIN,
+            inquiry: self.inquiry_deadline + LEASE_MARGIN,
+        }
     }
 }

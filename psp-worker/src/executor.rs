@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use florin::batch::{Batcher, Limits};
 use florin::clock::Clock;
 use florin::error::Error;
@@ -55,6 +54,8 @@ pub struct Claimed {
     lane: Action,
     slot: OwnedSemaphorePermit,
     call_before: Instant,
+    /// When the claim was answered, by this process's steady clock.
+    claimed: Instant,
 }
 
 /// The executor.
@@ -136,7 +137,7 @@ impl Executor {
         let claimed = match self.store.claim(lane.action, count(&slots)).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.breaker.unused();
+                self.give_probe_back(lane);
                 return Err(error);
             }
         };
@@ -176,14 +177,22 @@ impl Executor {
     /// Gives each claimed charge a slot and frees the rest.
     fn seat(&self, lane: &Lane, mut slots: OwnedSemaphorePermit, asked: Instant, charges: Vec<Charge>) -> Vec<Claimed> {
         if charges.is_empty() {
-            self.breaker.unused();
+            self.give_probe_back(lane);
         }
         // A call that begins later could still be under way when look-ups count on its end.
         let call_before = asked + BEGIN_WITHIN;
-        let seats = charges
-            .into_iter()
-            .map_while(|charge| Some(Claimed { charge, lane: lane.action, slot: slots.split(1)?, call_before }));
+        let claimed = self.clock.instant();
+        let seats = charges.into_iter().map_while(|charge| {
+            Some(Claimed { charge, lane: lane.action, slot: slots.split(1)?, call_before, claimed })
+        });
         seats.collect()
+    }
+
+    /// Inquiries are never held back by the breaker, so they hold no probe.
+    fn give_probe_back(&self, lane: &Lane) {
+        if lane.action == Action::Charge {
+            self.breaker.unused();
+        }
     }
 
     /// Starts the calls of committed claims.
@@ -195,7 +204,7 @@ impl Executor {
     }
 
     async fn execute(&self, claimed: Claimed) {
-        let Claimed { mut charge, lane, slot, call_before } = claimed;
+        let Claimed { mut charge, lane, slot, call_before, claimed } = claimed;
         let lane = match lane {
             Action::Charge => &self.charges,
             Action::Inquire => &self.inquiries,
@@ -212,7 +221,8 @@ impl Executor {
         if lane.more.swap(false, Ordering::Relaxed) {
             lane.hint.give();
         }
-        let now = database_time(&charge, sent_at, lane.action, self.clock.instant() - began);
+        // The database's time, whatever this machine's wall clock says: ages of keys and waits decide about money.
+        let now = charge.read_at + chrono::Duration::from_std(self.clock.instant() - claimed).unwrap_or_default();
         let verdict = charge.apply(lane.action, &answer, &self.rules, now, &mut rand::rngs::SmallRng::from_os_rng());
         let judged = Judged { inquiry_result: inquiry_result(&answer), charge, action: lane.action, verdict, sent_at };
         if let Err(error) = self.results.submit(judged, None).await {
@@ -259,6 +269,10 @@ impl Executor {
         let name = format!("psp:{}", self.psp.name());
         sweeper::run("observer", Duration::from_secs(2), Hint::default(), stop, || async {
             self.health.report(&name, self.breaker.health());
+            let retired = self.store.retire_old_keys(self.rules.declaration.key_retention / 2).await?;
+            if retired > 0 {
+                tracing::warn!(charges = retired, "their keys are too old to be used again; they are looked up");
+            }
             let uncertain = self.store.uncertain().await?;
             let figure = |count: i64| i32::try_from(count).map_or(f64::MAX, f64::from);
             metrics::gauge!("florin_charges_uncertain").set(figure(uncertain.charges));
@@ -275,21 +289,30 @@ fn count(slots: &OwnedSemaphorePermit) -> i64 {
     i64::try_from(slots.num_permits()).unwrap_or(i64::MAX)
 }
 
-/// The database's time now: the claim's own time, plus what a steady clock measured since. Ages of keys and waits are
-/// then independent of this machine's wall clock.
-fn database_time(charge: &Charge, sent_at: DateTime<Utc>, action: Action, took: Duration) -> DateTime<Utc> {
-    let claimed = if action == Action::Charge { charge.last_sent_at.unwrap_or(sent_at) } else { sent_at };
-    claimed + chrono::Duration::from_std(took).unwrap_or_default()
+/// Writes a batch of results and sets the alarms of what goes on. Where one of them cannot be written, each is alone.
+async fn record(store: Store, alarm: Alarm, batch: Vec<Judged>) -> Vec<Result<(), Error>> {
+    match record_repeatedly(&store, &alarm, &batch).await {
+        Err(error) if pg::class(&error) == Class::Data && batch.len() > 1 => {
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for judged in batch {
+                outcomes.push(record_repeatedly(&store, &alarm, &[judged]).await.map_err(florin::ops::read_failed));
+            }
+            outcomes
+        }
+        outcome => {
+            let outcome = outcome.map_err(florin::ops::read_failed);
+            batch.iter().map(|_| outcome.clone()).collect()
+        }
+    }
 }
 
-/// Writes a batch of results and sets the alarms of what goes on.
-async fn record(store: Store, alarm: Alarm, batch: Vec<Judged>) -> Vec<Result<(), Error>> {
+async fn record_repeatedly(store: &Store, alarm: &Alarm, batch: &[Judged]) -> Result<(), sqlx::Error> {
     let mut tries = 1;
-    let outcome = loop {
-        match store.record(&batch).await {
+    loop {
+        match store.record(batch).await {
             Ok(due) => {
                 alarm.set(&due).await;
-                break Ok(());
+                return Ok(());
             }
             Err(error)
                 if tries < WRITE_TRIES
@@ -299,8 +322,7 @@ async fn record(store: Store, alarm: Alarm, batch: Vec<Judged>) -> Vec<Result<()
                 tries += 1;
                 tokio::time::sleep(BETWEEN_TRIES).await;
             }
-            Err(error) => break Err(florin::ops::read_failed(error)),
+            Err(error) => return Err(error),
         }
-    };
-    batch.iter().map(|_| outcome.clone()).collect()
+    }
 }

@@ -25,6 +25,11 @@ pub const DECLARATION: Declaration = Declaration {
     reads_own_writes: true,
 };
 
+/// The longest that a PSP may ask us to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// The longest text of a PSP that is kept.
+const LONGEST_TEXT: usize = 200;
+
 /// The connector.
 #[derive(Debug)]
 pub struct Simulator {
@@ -152,7 +157,7 @@ async fn answer_to_charge(response: Response) -> Answer {
             _ => unknown("GARBLED", "a decline could not be read"),
         },
         StatusCode::UNPROCESSABLE_ENTITY => match response.json::<ErrorBody>().await {
-            Ok(body) if body.stored => Answer::Rejected { code: body.code, message: body.message },
+            Ok(body) if body.stored => Answer::Rejected { code: plain(&body.code), message: plain(&body.message) },
             _ => unknown("GARBLED", "an error could not be read, or was not stored"),
         },
         StatusCode::CONFLICT => unknown("IN_PROGRESS", "a call with this key is still being processed"),
@@ -174,7 +179,7 @@ fn found(charges: &[ChargeBody], idempotency_key: &str) -> Answer {
 
 /// The table of documented statuses.
 fn documented(body: &ChargeBody) -> Answer {
-    let psp_reference = body.id.clone();
+    let psp_reference = plain(&body.id);
     match body.status.as_str() {
         "succeeded" => match body.currency.parse() {
             Ok(currency) => Answer::Succeeded { amount: Money::new(currency, body.amount), psp_reference },
@@ -183,13 +188,18 @@ fn documented(body: &ChargeBody) -> Answer {
         "pending" => Answer::Pending { psp_reference },
         "declined" => Answer::Declined {
             reason: decline_reason(&body.code),
-            code: body.code.clone(),
-            message: body.message.clone(),
+            code: plain(&body.code),
+            message: plain(&body.message),
             psp_reference,
         },
-        "failed" => Answer::Rejected { code: body.code.clone(), message: body.message.clone() },
+        "failed" => Answer::Rejected { code: plain(&body.code), message: plain(&body.message) },
         other => unknown("UNKNOWN_STATUS", &format!("the status {other} is not documented")),
     }
+}
+
+/// A text of somebody else's, as it can be stored: bounded, without control characters.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect()
 }
 
 fn decline_reason(code: &str) -> &'static str {
@@ -212,7 +222,11 @@ fn refused(status: StatusCode, response: &Response) -> Option<Answer> {
                 .get("retry-after")
                 .and_then(|value| value.to_str().ok())
                 .and_then(|text| text.parse().ok());
-            Some(not_taken(NotTaken::Throttled, seconds.map(Duration::from_secs), "the PSP throttles"))
+            Some(not_taken(
+                NotTaken::Throttled,
+                seconds.map(|seconds: u64| Duration::from_secs(seconds).min(LONGEST_WAIT)),
+                "the PSP throttles",
+            ))
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Some(not_taken(NotTaken::Forbidden, None, "the PSP refuses our credentials"))

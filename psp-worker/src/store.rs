@@ -23,6 +23,8 @@ pub struct Leases {
     pub charge: Duration,
     /// Of an inquiry.
     pub inquiry: Duration,
+    /// How old a key may be that is used again.
+    pub oldest_key: Duration,
 }
 
 /// The database.

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -135,14 +136,27 @@ pub fn is_running(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None).is_ok())
 }
 
-/// A port of the loopback that is free now.
+/// Ports that the kernel gives to nobody by itself: one from its own range could be taken by any outgoing connection
+/// before its server is up.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port of the loopback that is free now, each time another.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind(("127.0.0.1", 0)).map_err(|error| format!("no free port on 127.0.0.1: {error}"))?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Processes begin at different places, so that two stacks do not race for the same ports.
+    let start = std::process::id().wrapping_mul(97);
+    for _ in 0..count {
+        let place = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = PORTS.start + u16::try_from(place).unwrap_or_default();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(format!("no port between {} and {} is free on 127.0.0.1", PORTS.start, PORTS.end))
 }
 
 /// Whether something listens there.

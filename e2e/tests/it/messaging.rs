@@ -166,6 +166,27 @@ async fn a_row_that_commits_late_is_never_skipped() {
     eventually("both rows", published).await;
 }
 
+/// What no header can carry must not stop everything behind it.
+#[tokio::test]
+async fn a_row_that_cannot_be_published_is_set_aside_and_the_next_goes_on() {
+    let url = connection().address("FLORIN_PAYMENT_API_DATABASE").unwrap().to_owned();
+    let mut database = sqlx::PgConnection::connect(&url).await.unwrap();
+    let event = Uuid::now_v7();
+    let row = format!(
+        "insert into outbox (event_id, message_type, partition, key, traceparent, payload) \
+         values ('{event}', 'florin.payment.v1.PaymentCompleted', 0, E'two\\nlines', '', '')"
+    );
+    sqlx::raw_sql(AssertSqlSafe(row)).execute(&mut database).await.unwrap();
+    let event = EventId::from_uuid(event).to_string();
+    let found = dead_letter(|found| found.event_id == event).await;
+    assert_eq!((found.consumer.as_str(), found.reason.as_str()), ("relay", "REFUSED_BY_BROKER"));
+    let mut next = order("order-after-refusal", "tok_ok", 100);
+    next.wait = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    let request = keyed(&Uuid::now_v7().to_string(), next);
+    let paid = connection().payments().unwrap().create_payment(request).await.unwrap().into_inner();
+    assert!(paid.complete_time.is_some(), "the relay goes on");
+}
+
 #[tokio::test]
 async fn the_journal_cannot_be_changed_by_anybody() {
     let connection = connection();

@@ -93,6 +93,11 @@ impl Store {
                 ));
                 continue;
             };
+            if order.payment_id != of.payment_id {
+                let detail = format!("order {} is not of {}", of.report.payment_order_id, of.payment_id);
+                outcome.parked.push((index, "ORDER_OF_ANOTHER_PAYMENT", detail));
+                continue;
+            }
             let version = order.version;
             match order.apply(&of.report, now) {
                 Effect::Changed => {

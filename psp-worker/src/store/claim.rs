@@ -1,5 +1,7 @@
 //! Claiming due charges.
 
+use std::time::Duration;
+
 use florin::id::AttemptId;
 use florin::pg::{self, Tx};
 use uuid::Uuid;
@@ -24,6 +26,22 @@ impl Store {
         Ok(claimed)
     }
 
+    /// Turns planned calls whose key is this old into look-ups: the PSP may forget the key, and a forgotten key charges
+    /// again. Answers how many.
+    ///
+    /// # Errors
+    /// Postgres does not answer.
+    pub async fn retire_old_keys(&self, age: Duration) -> Result<u64, sqlx::Error> {
+        let retired = sqlx::query!(
+            r#"
+            update charges set next_action = 'INQUIRE', next_action_at = clock_timestamp(), version = version + 1
+            where next_action = 'CHARGE' and key_since < clock_timestamp() - make_interval(secs => $1)
+            "#,
+            age.as_secs_f64(),
+        );
+        Ok(retired.execute(&self.pool).await?.rows_affected())
+    }
+
     /// Claims up to `limit` due charges. A claim to charge commits its attempt: only then may the PSP be called.
     ///
     /// # Errors
@@ -39,6 +57,8 @@ impl Store {
             with due as (
                 select charge_id from charges
                 where next_action = $1 and next_action_at <= clock_timestamp()
+                  -- A key this old is never used again, whoever retires it first.
+                  and ($1 = 'INQUIRE' or key_since is null or key_since > clock_timestamp() - make_interval(secs => $4))
                 order by next_action_at limit $2 for update skip locked
             )
             update charges set
@@ -57,11 +77,12 @@ impl Store {
                       payment_token, psp_account, state, next_action, next_action_at, lease_epoch, generation, key_since,
                       attempt_count, retry_count, hold_count, inquiry_count, inquiry_round, last_sent_at,
                       uncertain_since, psp_reference, failure_reason, failure_code, failure_message, event_id,
-                      traceparent, created_at, updated_at, version
+                      traceparent, created_at, updated_at, version, clock_timestamp() as "read_at!"
             "#,
             action.as_str(),
             limit,
             lease.as_secs_f64(),
+            self.leases.oldest_key.as_secs_f64(),
         )
         .fetch_all(&mut **tx)
         .await?;

@@ -45,6 +45,7 @@ pub(super) struct ChargeRow {
     pub(super) created_at: DateTime<Utc>,
     pub(super) updated_at: DateTime<Utc>,
     pub(super) version: i64,
+    pub(super) read_at: DateTime<Utc>,
 }
 
 /// A row of `attempts`.
@@ -132,6 +133,7 @@ impl ChargeRow {
             created_at: self.created_at,
             updated_at: self.updated_at,
             version: self.version,
+            read_at: self.read_at,
         })
     }
 }
@@ -153,7 +155,7 @@ impl Store {
                    payment_token, psp_account, state, next_action, next_action_at, lease_epoch, generation, key_since,
                    attempt_count, retry_count, hold_count, inquiry_count, inquiry_round, last_sent_at, uncertain_since,
                    psp_reference, failure_reason, failure_code, failure_message, event_id, traceparent, created_at,
-                   updated_at, version
+                   updated_at, version, clock_timestamp() as "read_at!"
             from charges where merchant_id = $1 and payment_order_id = $2
             "#,
             merchant,
@@ -188,7 +190,7 @@ impl Store {
                    payment_token, psp_account, state, next_action, next_action_at, lease_epoch, generation, key_since,
                    attempt_count, retry_count, hold_count, inquiry_count, inquiry_round, last_sent_at, uncertain_since,
                    psp_reference, failure_reason, failure_code, failure_message, event_id, traceparent, created_at,
-                   updated_at, version
+                   updated_at, version, clock_timestamp() as "read_at!"
             from charges where charge_id = any($1)
             "#,
             ids,

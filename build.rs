@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
     let mut config = tonic_prost_build::Config::new();
-    config.bytes(["."]).enable_type_names();
+    // Google's comments hold indented examples, which rustdoc would take for Rust.
+    config.bytes(["."]).enable_type_names().disable_comments([".google.rpc"]);
     tonic_prost_build::configure()
         .include_file("contracts.rs")
         .emit_rerun_if_changed(false)

@@ -146,6 +146,18 @@ pub struct Common {
 impl Common {
     /// Reads them.
     pub fn read(env: &mut Env) -> Self {
+        let common = Self::fields(env);
+        let is_database = |url: &str| url.is_empty() || sqlx::postgres::PgConnectOptions::from_str(url).is_ok();
+        env.check(is_database(&common.database_url), "FLORIN_DATABASE_URL: is no postgres:// URL");
+        let owner = common.database_owner_url.as_deref().unwrap_or_default();
+        env.check(is_database(owner), "FLORIN_DATABASE_OWNER_URL: is no postgres:// URL");
+        let nats = &common.nats_url;
+        let is_nats = nats.is_empty() || nats.starts_with("nats://") || nats.starts_with("tls://");
+        env.check(is_nats, "FLORIN_NATS_URL: must begin with nats:// or tls://");
+        common
+    }
+
+    fn fields(env: &mut Env) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
             grpc_listen: env.required("FLORIN_GRPC_LISTEN", "address and port of gRPC", nowhere),

@@ -64,6 +64,13 @@ impl Ops {
             metrics::gauge!("florin_outbox_backlog").set(figure(outbox.backlog));
             metrics::gauge!("florin_outbox_oldest_seconds").set(outbox.oldest_seconds);
             metrics::gauge!("florin_dead_letters_open").set(figure(open));
+            for consumer in &self.consumers {
+                // While NATS does not answer the last figure stands; the dependency's own metric says so.
+                if let Ok((pending, unacknowledged)) = consumer.broker.backlog(&consumer.spec).await {
+                    let lag = figure(pending.saturating_add(unacknowledged));
+                    metrics::gauge!("florin_consumer_lag", "consumer" => consumer.spec.name).set(lag);
+                }
+            }
             Ok::<_, sqlx::Error>(Round::Done)
         })
         .await;

@@ -359,6 +359,7 @@ impl Relay {
             delivery_count: 1,
             selection: Selection::All,
         };
+        metrics::counter!("florin_outbox_failed_total").increment(1);
         let parked = Parked::message("REFUSED_BY_BROKER", reason);
         let burial = Burial { source: message.event_id.to_string(), message: &message, has_event_id: true, parked };
         let mut tx = pg::begin(&self.pool).await?;

@@ -29,6 +29,7 @@ const EXAMPLES: &str = "Examples:
 pub enum Command {
     /// Create a payment.
     #[command(
+        visible_alias = "create",
         after_help = "Example: florin pay --line alice=10.00 --line bob=20.00:ref-7 --currency EUR --token tok_ok --wait 5"
     )]
     Pay(NewOrder),

@@ -1,6 +1,6 @@
 //! Explains a payment from the call to the cent.
 
-use florin::proto::balance::v1::GetBalanceRequest;
+use florin::proto::balance::v1::{Balance, GetBalanceRequest};
 use florin::proto::ledger::v1::{JournalEntry, ListJournalEntriesRequest};
 use florin::proto::payment::v1::{Payment, PaymentOrder};
 use florin::proto::psp::v1::{Charge, GetChargeRequest};
@@ -8,14 +8,38 @@ use florin::proto::psp::v1::{Charge, GetChargeRequest};
 use crate::Result;
 use crate::books::show_entries;
 use crate::connection::{Connection, refused};
-use crate::output::{Output, Table, amount, json, short, time};
+use crate::output::{Output, Table, amount, short, time, value};
 use crate::pay::{payment, show};
 
-/// Explains a payment: its orders, every call to the PSP, every entry, and the balances they led to.
+/// All that is known of a payment.
+#[derive(Debug)]
+pub struct Explained {
+    payment: Payment,
+    charges: Vec<Charge>,
+    entries: Vec<JournalEntry>,
+    balances: Vec<Balance>,
+}
+
+impl Explained {
+    /// As one document.
+    ///
+    /// # Errors
+    /// Never, for messages of the contracts.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({
+            "payment": value(&self.payment)?,
+            "charges": self.charges.iter().map(value).collect::<Result<Vec<_>>>()?,
+            "journalEntries": self.entries.iter().map(value).collect::<Result<Vec<_>>>()?,
+            "balances": self.balances.iter().map(value).collect::<Result<Vec<_>>>()?,
+        }))
+    }
+}
+
+/// Gathers a payment's orders, every call to the PSP, every entry, and the balances they led to.
 ///
 /// # Errors
 /// There is no such payment, or a service does not answer.
-pub async fn explain(connection: &Connection, output: Output, payment_id: &str) -> Result<bool> {
+pub async fn gather(connection: &Connection, payment_id: &str) -> Result<Explained> {
     let payment = payment(connection, payment_id).await?;
     let mut charges = Vec::new();
     for order in &payment.payment_orders {
@@ -23,33 +47,40 @@ pub async fn explain(connection: &Connection, output: Output, payment_id: &str) 
         charges.push(connection.charges()?.get_charge(request).await.map_err(refused)?.into_inner());
     }
     let request = ListJournalEntriesRequest { payment_id: payment_id.to_owned(), page_size: 500, ..Default::default() };
-    let entries =
-        connection.ledger()?.list_journal_entries(request).await.map_err(refused)?.into_inner().journal_entries;
+    let answer = connection.ledger()?.list_journal_entries(request).await.map_err(refused)?;
+    let mut entries = answer.into_inner().journal_entries;
+    entries.sort_by_key(|entry| entry.sequence);
+    let balances = balances(connection, &payment.payment_orders).await?;
+    Ok(Explained { payment, charges, entries, balances })
+}
+
+/// Explains a payment from the call to the cent.
+///
+/// # Errors
+/// There is no such payment, or a service does not answer.
+pub async fn explain(connection: &Connection, output: Output, payment_id: &str) -> Result<bool> {
+    let explained = gather(connection, payment_id).await?;
     if output.json {
-        println!("{}", as_json(&payment, &charges, &entries)?);
+        println!("{}", serde_json::to_string_pretty(&explained.to_json()?).map_err(|error| error.to_string())?);
         return Ok(true);
     }
+    let Explained { payment, charges, entries, balances } = &explained;
     println!("THE CALL  accepted {}", time(payment.create_time.as_ref()));
-    show(&payment);
-    for (order, charge) in payment.payment_orders.iter().zip(&charges) {
+    show(payment);
+    for (order, charge) in payment.payment_orders.iter().zip(charges) {
         println!("\nAT THE PSP  {} for {} ({})", charge.charge_id, order.seller_id, amount(order.amount.as_ref()));
         show_charge(charge);
     }
     println!("\nIN THE LEDGER");
-    let mut entries = entries;
-    entries.sort_by_key(|entry| entry.sequence);
-    show_entries(&entries);
+    show_entries(entries);
     println!("\nIN THE BALANCES");
-    show_balances(connection, &payment.payment_orders).await?;
+    let mut table = Table::new(&["ACCOUNT", ">BALANCE", ">VERSION", "AS OF"]);
+    for found in balances {
+        let as_of = time(found.as_of_time.as_ref());
+        table.row([found.account_code.clone(), amount(found.balance.as_ref()), found.version.to_string(), as_of]);
+    }
+    table.print();
     Ok(true)
-}
-
-fn as_json(payment: &Payment, charges: &[Charge], entries: &[JournalEntry]) -> Result<String> {
-    let value = |text: String| serde_json::from_str::<serde_json::Value>(&text).map_err(|error| error.to_string());
-    let charges = charges.iter().map(|charge| value(json(charge)?)).collect::<Result<Vec<_>>>()?;
-    let entries = entries.iter().map(|entry| value(json(entry)?)).collect::<Result<Vec<_>>>()?;
-    let all = serde_json::json!({ "payment": value(json(payment)?)?, "charges": charges, "journalEntries": entries });
-    serde_json::to_string_pretty(&all).map_err(|error| error.to_string())
 }
 
 fn show_charge(charge: &Charge) {
@@ -77,8 +108,8 @@ fn show_charge(charge: &Charge) {
     table.print();
 }
 
-async fn show_balances(connection: &Connection, orders: &[PaymentOrder]) -> Result<()> {
-    let mut table = Table::new(&["ACCOUNT", ">BALANCE", ">VERSION", "AS OF"]);
+/// The balances of the accounts that these orders were posted to.
+async fn balances(connection: &Connection, orders: &[PaymentOrder]) -> Result<Vec<Balance>> {
     let mut accounts: Vec<String> = Vec::new();
     for order in orders.iter().filter(|order| order.captured.as_ref().is_some_and(|captured| captured.minor_units > 0))
     {
@@ -89,16 +120,10 @@ async fn show_balances(connection: &Connection, orders: &[PaymentOrder]) -> Resu
     }
     accounts.sort();
     accounts.dedup();
+    let mut found = Vec::new();
     for account_code in accounts {
         let request = GetBalanceRequest { account_code, ..Default::default() };
-        let found = connection.balances()?.get_balance(request).await.map_err(refused)?.into_inner();
-        table.row([
-            found.account_code.clone(),
-            amount(found.balance.as_ref()),
-            found.version.to_string(),
-            time(found.as_of_time.as_ref()),
-        ]);
+        found.push(connection.balances()?.get_balance(request).await.map_err(refused)?.into_inner());
     }
-    table.print();
-    Ok(())
+    Ok(found)
 }

@@ -5,7 +5,7 @@ use florin::proto::ops::v1 as ops;
 use crate::Result;
 use crate::arguments::DeadLetters;
 use crate::connection::{Connection, SERVICES, refused};
-use crate::output::{Output, Table, json, short, time};
+use crate::output::{Output, Table, json, short, time, value};
 
 /// Lists, shows or replays dead letters.
 ///
@@ -41,15 +41,23 @@ pub async fn dead_letters(connection: &Connection, output: Output, what: DeadLet
     }
 }
 
+/// Lists those of all services; one that does not answer is told and does not hide the others'.
 async fn list(connection: &Connection, output: Output, all: bool) -> Result<bool> {
     let mut table = Table::new(&["SERVICE", "DEAD LETTER", "CONSUMER", "MESSAGE", "REASON", "DETAIL", "STATE", "WHEN"]);
+    let mut documents = serde_json::Map::new();
+    let mut well = true;
     for (service, _) in SERVICES {
         let request = ops::ListDeadLettersRequest { include_replayed: all, page_size: 500, ..Default::default() };
-        let answer = connection.ops(service)?.list_dead_letters(request).await.map_err(refused)?;
-        if output.json {
-            println!("{}", json(answer.get_ref())?);
-        }
-        for found in &answer.get_ref().dead_letters {
+        let answer = match connection.ops(service)?.list_dead_letters(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                well = false;
+                eprintln!("{service}: {}", refused(status));
+                continue;
+            }
+        };
+        documents.insert(service.to_owned(), value(&answer)?);
+        for found in &answer.dead_letters {
             table.row([
                 service.to_owned(),
                 found.dead_letter_id.clone(),
@@ -62,10 +70,12 @@ async fn list(connection: &Connection, output: Output, all: bool) -> Result<bool
             ]);
         }
     }
-    if !output.json {
+    if output.json {
+        println!("{}", serde_json::to_string_pretty(&documents).map_err(|error| error.to_string())?);
+    } else {
         table.print();
     }
-    Ok(true)
+    Ok(well)
 }
 
 /// Shows outboxes, consumers and dependencies of all services.
@@ -74,19 +84,20 @@ async fn list(connection: &Connection, output: Output, all: bool) -> Result<bool
 /// An address is missing. A service that does not answer is shown as such.
 pub async fn status(connection: &Connection, output: Output) -> Result<bool> {
     let mut table = Table::new(&["SERVICE", "PART", "STATE"]);
+    let mut documents = serde_json::Map::new();
     let mut well = true;
     for (service, _) in SERVICES {
         let answer = match connection.ops(service)?.get_messaging_status(ops::GetMessagingStatusRequest {}).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 well = false;
-                table.row([service.to_owned(), "service".to_owned(), refused(status)]);
+                let refusal = refused(status);
+                documents.insert(service.to_owned(), serde_json::json!({ "error": refusal }));
+                table.row([service.to_owned(), "service".to_owned(), refusal]);
                 continue;
             }
         };
-        if output.json {
-            println!("{}", json(&answer)?);
-        }
+        documents.insert(service.to_owned(), value(&answer)?);
         let mut row = |part: String, state: String| table.row([service.to_owned(), part, state]);
         if let Some(outbox) = &answer.outbox {
             row(
@@ -108,7 +119,9 @@ pub async fn status(connection: &Connection, output: Output) -> Result<bool> {
             row(dependency.name.clone(), state);
         }
     }
-    if !output.json {
+    if output.json {
+        println!("{}", serde_json::to_string_pretty(&documents).map_err(|error| error.to_string())?);
+    } else {
         table.print();
     }
     Ok(well)

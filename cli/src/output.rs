@@ -44,6 +44,14 @@ pub fn json<M: Message + Name>(message: &M) -> Result<String> {
     serde_json::to_string_pretty(&dynamic).map_err(|error| error.to_string())
 }
 
+/// The same as a value, to stand in a larger document.
+///
+/// # Errors
+/// The message is not of the contracts.
+pub fn value<M: Message + Name>(message: &M) -> Result<serde_json::Value> {
+    serde_json::from_str(&json(message)?).map_err(|error| error.to_string())
+}
+
 /// A table whose columns are as wide as they need to be. Columns of figures stand to the right.
 #[derive(Debug)]
 pub struct Table {

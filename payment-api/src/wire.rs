@@ -246,6 +246,10 @@ impl Cause<'_> {
             seller_reference: order.seller_reference.clone(),
             amount: Some(money(order.amount)),
             failure: order.failure.as_ref().map(failure),
+            fee: Some(fee(order)),
+            psp: order.psp.clone(),
+            psp_account: order.psp_account.clone(),
+            psp_reference: order.psp_reference.clone(),
         };
         self.keyed(&payment, fact)
     }

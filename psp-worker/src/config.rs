@@ -65,7 +65,7 @@ impl Config {
         );
         let call_deadline = env.millis("FLORIN_PSP_DEADLINE_MS", "ms that a call to charge may take", 3_000, 1);
         let rules = Rules {
-            max_retries: env.or("FLORIN_MAX_RETRIES", "retries after the first call", 5),
+            max_retries: env.at_least("FLORIN_MAX_RETRIES", "retries after the first call", 5, 0),
             backoff: Backoff {
                 base: env.millis("FLORIN_RETRY_BASE_MS", "ms before the first retry", 2_000, 1),
                 cap: env.millis("FLORIN_RETRY_CAP_MS", "most ms before a retry", 60_000, 1),

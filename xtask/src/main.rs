@@ -163,7 +163,11 @@ fn up() -> Result<()> {
         return Err("a stack is running already: make down stops it".to_owned());
     }
     project::build()?;
+    let interrupted = on_interrupt();
     let stack = Stack::start(&fresh("stack")?, Options::default())?;
+    if interrupted() {
+        return Err("interrupted; everything that was started is stopped".to_owned());
+    }
     let described = serde_json::to_string(&Running { pids: stack.pids(), folders: stack.folders() })
         .map_err(|error| error.to_string())?;
     let variables: String = stack.addresses.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -245,6 +249,8 @@ fn test(arguments: &[String]) -> Result<()> {
     for (name, value) in [("FLORIN_RETRY_BASE_MS", "100"), ("FLORIN_PSP_DEADLINE_MS", "1000")] {
         options.settings.insert(name.to_owned(), value.to_owned());
     }
+    // cargo ends by the interrupt itself; we live on to stop the stack.
+    let _interrupted = on_interrupt();
     let mut stack = Stack::start(&folder, options)?;
     let outcome = run(cargo().args(["test", "--workspace", "--locked"]).args(arguments).envs(&stack.addresses));
     stack.stop();

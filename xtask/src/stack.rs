@@ -34,6 +34,8 @@ pub struct Stack {
     postgres_folder: PathBuf,
     ports: Ports,
     processes: BTreeMap<String, Process>,
+    /// Left running after this process.
+    let_go: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +83,7 @@ impl Stack {
             postgres_folder,
             ports,
             processes: BTreeMap::new(),
+            let_go: false,
         };
         stack.init_postgres()?;
         stack.start_postgres()?;
@@ -308,6 +311,7 @@ impl Stack {
 
     /// Leaves everything running after this process.
     pub fn let_go(mut self) {
+        self.let_go = true;
         self.processes.values_mut().for_each(Process::let_go);
     }
 
@@ -330,7 +334,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if !self.processes.values().any(|process| process.pid().is_some()) {
+        if self.let_go {
             return;
         }
         self.stop();

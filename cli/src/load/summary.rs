@@ -14,7 +14,7 @@ use crate::audit::{Acknowledged, Report};
 use crate::books::{seller_row, show_trial_balance};
 use crate::connection::{Connection, refused};
 use crate::explain::explain;
-use crate::output::{Output, Table};
+use crate::output::{Output, Table, value};
 
 /// How far all payments of a stack are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -146,6 +146,12 @@ pub struct Summary {
     pub accept_to_balance_p99_ms: i64,
     /// The audit.
     pub audit: Report,
+    /// What ten sellers have.
+    pub seller_balances: BTreeMap<String, serde_json::Value>,
+    /// Totals per account type and currency.
+    pub trial_balance: serde_json::Value,
+    /// One payment from the call to the cent.
+    pub explained: serde_json::Value,
     #[serde(skip)]
     example: Option<String>,
     #[serde(skip)]
@@ -208,6 +214,18 @@ impl Summary {
         let sellers = sellers.fetch_all(&payments).await.map_err(trouble)?;
         let mut waits = latencies(connection, &ids).await?;
         waits.sort_unstable();
+        let example = example.map(|id| PaymentId::from_uuid(id).to_string());
+        let explained = match &example {
+            Some(id) => crate::explain::gather(connection, id).await?.to_json()?,
+            None => serde_json::Value::Null,
+        };
+        let mut seller_balances = BTreeMap::new();
+        for seller in &sellers {
+            let request = ListSellerBalancesRequest { seller_id: seller.clone(), ..Default::default() };
+            let answer = connection.balances()?.list_seller_balances(request).await.map_err(refused)?;
+            seller_balances.insert(seller.clone(), value(answer.get_ref())?);
+        }
+        let totals = connection.ledger()?.get_trial_balance(GetTrialBalanceRequest {}).await.map_err(refused)?;
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let total: i64 = payment_orders.values().sum();
         Ok(Self {
@@ -222,7 +240,10 @@ impl Summary {
             accept_to_balance_p50_ms: percentile(&waits, 50),
             accept_to_balance_p99_ms: percentile(&waits, 99),
             audit,
-            example: example.map(|id| PaymentId::from_uuid(id).to_string()),
+            seller_balances,
+            trial_balance: value(totals.get_ref())?,
+            explained,
+            example,
             sellers,
         })
     }

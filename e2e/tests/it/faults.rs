@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cli::arguments::LoadOptions;
 use cli::audit::{Acknowledged, audit};
+use cli::connection::Connection;
 use cli::load::{Progress, pay_all};
 use e2e::{Platform, keyed, order};
 use xtask::services::Options;
@@ -43,7 +44,25 @@ async fn survives(harm: impl FnOnce(&mut Stack) + Send + 'static) {
         report.show();
         panic!("the audit found violations");
     }
+    prove_balances(&connection);
     tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
+}
+
+/// Runs the rebuild as an operator would: it proves that cache = table = fold of the journal.
+fn prove_balances(connection: &Connection) {
+    let address = |name: &str| connection.address(name).expect("the stack names it").to_owned();
+    let mut rebuild = std::process::Command::new(xtask::project::program("balance-svc"));
+    rebuild
+        .arg("rebuild")
+        .env_clear()
+        .env("FLORIN_GRPC_LISTEN", "127.0.0.1:0")
+        .env("FLORIN_OPS_LISTEN", "127.0.0.1:0")
+        .env("FLORIN_DATABASE_URL", address("FLORIN_BALANCE_SVC_DATABASE"))
+        .env("FLORIN_NATS_URL", address("FLORIN_NATS_URL"))
+        .env("FLORIN_REDIS_URL", address("FLORIN_REDIS_URL"))
+        .env("FLORIN_LEDGER_SVC", address("FLORIN_LEDGER_SVC"));
+    let output = rebuild.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn load(orders: u32) -> LoadOptions {

@@ -21,6 +21,9 @@ use crate::tools::Tools;
 /// How long a part may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a second process of a service is called after its name.
+const REPLICA: &str = "-2";
+
 /// A running stack.
 #[derive(Debug)]
 pub struct Stack {
@@ -147,6 +150,22 @@ impl Stack {
         let place = self.places.iter().find(|place| place.name == name).cloned();
         self.spawn_service(&place.ok_or_else(|| format!("{name} is no service"))?)?;
         self.await_service(name)
+    }
+
+    /// Starts a second process of a service beside the first, and waits until it is ready. Answers its address.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_replica(&mut self, name: &str) -> Result<String> {
+        let place = self.places.iter().find(|place| place.name == name).cloned();
+        let place = place.ok_or_else(|| format!("{name} is no service"))?;
+        let place = Place { grpc: free_port()?, ops: free_port()?, ..place };
+        let replica = format!("{name}{REPLICA}");
+        let command = place.command(&self.addresses, &self.options);
+        let mut process = Process::start(&replica, command, &self.logs(), Signal::SIGTERM)?;
+        process.await_ready(PATIENCE, || is_ready(place.ops))?;
+        self.processes.insert(replica, process);
+        Ok(format!("http://127.0.0.1:{}", place.grpc))
     }
 
     fn spawn_service(&mut self, place: &Place) -> Result<()> {
@@ -324,6 +343,7 @@ impl Stack {
 
     /// Stops everything in the order of need: services first, what they need last.
     pub fn stop(&mut self) {
+        self.processes.retain(|name, _| !name.ends_with(REPLICA));
         for name in
             ["payment-api", "psp-worker", "ledger-svc", "balance-svc", "psp-simulator", "redis", "nats", "postgres"]
         {

@@ -192,3 +192,52 @@ async fn payments_are_accepted_while_everything_else_is_down() {
     }
     tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
 }
+
+/// Two processes of every service: keys, claims, leases and watches hold across them.
+#[tokio::test]
+async fn two_replicas_of_everything_act_as_one() {
+    let _alone = ALONE.lock().await;
+    let started = tokio::task::spawn_blocking(|| {
+        let mut platform = Platform::start(Options { scenario: "BEST".to_owned(), ..Options::default() });
+        let second = platform.stack.start_replica("payment-api").expect("it starts");
+        for service in ["psp-worker", "ledger-svc", "balance-svc"] {
+            platform.stack.start_replica(service).expect("it starts");
+        }
+        (platform, second)
+    });
+    let (platform, second) = started.await.expect("all start");
+    let connection = platform.connection();
+    let mut addresses = platform.stack.addresses.clone();
+    addresses.insert("FLORIN_PAYMENT_API".to_owned(), second);
+    let other = Connection::of(addresses);
+
+    // One key at both: one payment, whoever is first; and each waits for what either commits.
+    let mut acknowledged = Vec::new();
+    for number in 0..20 {
+        let request = || {
+            let mut request = order(&format!("replicas-{number}"), "tok_random", 100);
+            request.wait = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+            keyed(&format!("replicas-{number}"), request)
+        };
+        let (mut here, mut there) = (connection.payments().unwrap(), other.payments().unwrap());
+        let (first, second) = tokio::join!(here.create_payment(request()), there.create_payment(request()));
+        let (first, second) = (first.expect("answered").into_inner(), second.expect("answered").into_inner());
+        assert_eq!(first.payment_id, second.payment_id);
+        assert!(first.complete_time.is_some() && second.complete_time.is_some(), "both see the end");
+        let total = first.total.unwrap();
+        acknowledged.push(Acknowledged {
+            payment_id: first.payment_id,
+            currency: total.currency_code,
+            total: total.minor_units,
+        });
+    }
+    let before = Progress::read(&connection).await.expect("the databases answer");
+    acknowledged.extend(pay_all(&connection, &load(ORDERS), &before).await.expect("every order is paid"));
+    let report = audit(&connection, &acknowledged, Duration::from_secs(30)).await.expect("the auditor reads");
+    if !report.clean {
+        report.show();
+        panic!("the audit found violations");
+    }
+    prove_balances(&connection);
+    tokio::task::spawn_blocking(move || drop(platform)).await.expect("it stops");
+}

@@ -104,6 +104,12 @@ pub fn fact_span(name: &'static str, traceparent: &str, event_id: &str) -> Strin
     traceparent_of(&Context::new().with_span(span))
 }
 
+/// The trace's id in a `traceparent`, for logs; empty where there is none.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> &str {
+    traceparent.split('-').nth(1).unwrap_or_default()
+}
+
 fn context_of(traceparent: &str) -> Option<Context> {
     let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);

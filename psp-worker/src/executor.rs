@@ -1,8 +1,8 @@
 //! Executes due charges: claims as many as there are free slots, calls the PSP, and writes results in batches.
 //!
 //! Two lanes, so that look-ups go on while all slots to charge are held by a slow PSP. Each lane's slots are its
-//! bulkhead; nothing queues in memory, because the queue is the table. A call is made only while its lease holds by
-//! this process's own steady clock: one that was paused wakes up harmless.
+//! bulkhead; nothing queues in memory, because the queue is the table. A call begins within a second of
+//! its claim, by this process's own steady clock, or not at all: one that was paused wakes up harmless.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use florin::error::Error;
 use florin::health::Health;
 use florin::pg::{self, Class, Tx};
 use florin::sweeper::{self, Hint, Round};
+use florin::telemetry;
 use rand::SeedableRng as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -210,13 +211,18 @@ impl Executor {
             Action::Inquire => &self.inquiries,
         };
         if self.clock.instant() >= call_before {
-            tracing::warn!(chargeId = %charge.charge_id, "woke up after the lease; the call is left to its next owner");
+            tracing::warn!(chargeId = %charge.charge_id, "woke up too late; the call is left to its next owner");
             return;
         }
         let sent_at = self.clock.now();
         let began = self.clock.instant();
         let answer = self.call(lane, &charge).await;
         self.observe_call(lane.action, &answer, began);
+        tracing::debug!(
+            traceId = telemetry::trace_id(&charge.traceparent), eventId = %charge.event_id, aggregateId = %charge.charge_id,
+            paymentId = %charge.payment_id, paymentOrderId = %charge.payment_order_id, sellerId = charge.seller_id,
+            operation = lane.action.as_str(), result = answer.label(), "the PSP answered"
+        );
         drop(slot);
         if lane.more.swap(false, Ordering::Relaxed) {
             lane.hint.give();

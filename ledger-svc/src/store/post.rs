@@ -65,6 +65,12 @@ impl Store {
         insert_postings(tx, &new, &accounts).await?;
         let facts = new.iter().map(|of| {
             let (sequence, booked_at) = written[&of.entry.entry_id.uuid()];
+            tracing::debug!(
+                traceId = telemetry::trace_id(&of.traceparent), parentEventId = %of.entry.event_id,
+                aggregateId = %of.entry.entry_id, paymentId = of.entry.payment_id.map(tracing::field::display),
+                paymentOrderId = of.entry.payment_order_id.map(tracing::field::display),
+                sellerId = of.entry.seller_id, kind = of.entry.kind.as_str(), "entry written"
+            );
             let traceparent = telemetry::fact_span("journal entry", &of.traceparent, &of.entry.event_id.to_string());
             wire::recorded(&of.entry, sequence, booked_at, traceparent)
         });

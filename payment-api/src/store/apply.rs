@@ -104,6 +104,11 @@ impl Store {
                     changed.entry(id).or_insert(version);
                     head.count(order);
                     facts.add(head, order, of, now);
+                    tracing::debug!(
+                        traceId = telemetry::trace_id(&of.traceparent), eventId = %of.event_id, aggregateId = %order.charge_id,
+                        paymentId = %order.payment_id, paymentOrderId = %order.payment_order_id,
+                        sellerId = order.seller_id, state = order.state.as_str(), "payment order changed"
+                    );
                 }
                 Effect::Nothing(why) => {
                     metrics::counter!("florin_reports_ignored_total", "why" => why.to_string()).increment(1);

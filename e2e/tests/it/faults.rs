@@ -231,7 +231,9 @@ async fn two_replicas_of_everything_act_as_one() {
             total: total.minor_units,
         });
     }
-    let before = Progress::read(&connection).await.expect("the databases answer");
+    // Counting begins when nothing is on its way any more.
+    let settled = || async { Progress::read(&connection).await.ok().filter(|progress| progress.is_complete(20)) };
+    let before = e2e::eventually("the end of these", settled).await;
     acknowledged.extend(pay_all(&connection, &load(ORDERS), &before).await.expect("every order is paid"));
     let report = audit(&connection, &acknowledged, Duration::from_secs(30)).await.expect("the auditor reads");
     if !report.clean {
